@@ -1,0 +1,165 @@
+"""The cast and the stage.
+
+Alice and Bob are registered users, Charlie is nobody yet. Every test runs on
+SQLite, and also on PostgreSQL when TEST_DATABASE_URL is set; there each run
+has a schema of its own, which is dropped at the end.
+"""
+
+import os
+import secrets
+from contextlib import contextmanager
+
+import flask_migrate
+import pytest
+import sqlalchemy as sa
+
+from app import create_app, db
+from config import Config, database_uri
+from tests.helpers import PASSWORD, Server
+
+TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
+DATABASES = ["sqlite", "postgresql"] if TEST_DATABASE_URL else ["sqlite"]
+
+
+def pytest_report_header():
+    if TEST_DATABASE_URL:
+        return "databases: SQLite and PostgreSQL"
+    return "databases: SQLite alone; TEST_DATABASE_URL names no PostgreSQL database"
+
+
+@pytest.fixture(scope="session", params=DATABASES)
+def empty_database(request, tmp_path_factory):
+    """The URL of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('database')}/app.db"
+        return
+    with postgresql_schema() as url:
+        yield url
+
+
+@contextmanager
+def postgresql_schema():
+    schema = f"test_{os.getpid()}_{secrets.token_hex(4)}"
+    engine = sa.create_engine(database_uri(TEST_DATABASE_URL), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
+        url = engine.url.update_query_dict({"options": f"-csearch_path={schema}"})
+        try:
+            yield url.render_as_string(hide_password=False)
+        finally:
+            connection.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def config_class(empty_database):
+    return type(
+        "TestConfig",
+        (Config,),
+        {
+            "TESTING": True,
+            "SQLALCHEMY_DATABASE_URI": empty_database,
+            "SECRET_KEY": "the key of the tests, of no use anywhere else",
+            "SECRET_KEY_FALLBACKS": [],
+            "TOKEN_LIFETIME_SECONDS": 3600,
+            "PASSWORD_MIN_LENGTH": 8,
+            # The cheapest there is: what is tested is that it is called.
+            "ARGON2_MEMORY_KIB": 8,
+            "ARGON2_TIME_COST": 1,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def migrated_app(config_class):
+    app = create_app(config_class)
+    with app.app_context():
+        flask_migrate.upgrade()
+    yield app
+    with app.app_context():
+        db.session.remove()
+        db.engine.dispose()
+
+
+@pytest.fixture
+def app(migrated_app):
+    """The application on an empty, migrated database."""
+    config = dict(migrated_app.config)
+    yield migrated_app
+    migrated_app.config.clear()
+    migrated_app.config.update(config)
+    with migrated_app.app_context():
+        for table in reversed(db.metadata.sorted_tables):
+            db.session.execute(sa.delete(table))
+        db.session.commit()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def register(client):
+    def register(username, **fields):
+        body = {"username": username, "email": f"{username}@example.com", "password": PASSWORD}
+        response = client.post("/api/users", json=body | fields)
+        assert response.status_code == 201, response.text
+        return response.json["id"]
+
+    return register
+
+
+@pytest.fixture
+def alice(register):
+    """Alice's id."""
+    return register("alice")
+
+
+@pytest.fixture
+def bob(register):
+    """Bob's id."""
+    return register("bob")
+
+
+@pytest.fixture
+def log_in(client):
+    def log_in(login, password=PASSWORD):
+        response = client.post("/api/tokens", auth=(login, password))
+        assert response.status_code == 200, response.text
+        return response.json["token"]
+
+    return log_in
+
+
+@pytest.fixture
+def token(alice, log_in):
+    """Alice's token."""
+    return log_in("alice")
+
+
+@pytest.fixture
+def statements(app):
+    """The statements that reach the database, as they do."""
+    seen = []
+
+    def record(_connection, _cursor, statement, *_):
+        seen.append(statement)
+
+    with app.app_context():
+        engine = db.engine
+    sa.event.listen(engine, "before_cursor_execute", record)
+    yield seen
+    sa.event.remove(engine, "before_cursor_execute", record)
+
+
+@pytest.fixture
+def server(app, config_class):
+    """The same database behind `boot.sh`, on a port of its own."""
+    with Server(
+        DATABASE_URL=config_class.SQLALCHEMY_DATABASE_URI,
+        SECRET_KEY=config_class.SECRET_KEY,
+        ARGON2_MEMORY_KIB="8",
+        ARGON2_TIME_COST="1",
+    ) as server:
+        yield server

@@ -1,0 +1,104 @@
+"""What several tests need: headers, a real server, many clients at once."""
+
+import base64
+import http.client
+import json
+import os
+import signal
+import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+ROOT = Path(__file__).parent.parent
+PASSWORD = "correct horse"
+
+
+def bearer(token):
+    return {"Authorization": f"Bearer {token}"}
+
+
+def basic(username, password=PASSWORD, scheme="Basic"):
+    credentials = base64.b64encode(f"{username}:{password}".encode()).decode()
+    return {"Authorization": f"{scheme} {credentials}"}
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: http.client.HTTPMessage
+    text: str
+
+    @property
+    def json(self):
+        return json.loads(self.text)
+
+
+class Server:
+    """A process started with `./boot.sh` on a free port."""
+
+    def __init__(self, directory=ROOT, **environment):
+        self.directory = directory
+        self.environment = {**os.environ, "PORT": "0", **environment}
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.kill(signal.SIGTERM)
+        self.process.stdout.close()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            ["./boot.sh"],
+            cwd=self.directory,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.first_line = self.process.stdout.readline().strip()
+        self.output = []
+        # Read on, or the server would wait for room in the pipe.
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        self.url = self.first_line.rpartition(" ")[2]
+        assert self.url.startswith("http://"), f"boot.sh said: {self.first_line}"
+
+    def _read(self, stdout):
+        with suppress(ValueError):  # closed by __exit__
+            self.output.extend(stdout)
+
+    def kill(self, signal_number):
+        """Signals every process of the server and waits for its end."""
+        os.killpg(self.process.pid, signal_number)
+        return self.process.wait(timeout=60)
+
+    def request(self, method, path, *, headers=None, json_body=None, body=None, timeout=60):
+        headers = dict(headers or {})
+        if json_body is not None:
+            body = json.dumps(json_body)
+            headers["Content-Type"] = "application/json"
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=timeout)
+        try:
+            connection.request(method, path, body=body, headers=headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read().decode())
+        finally:
+            connection.close()
+
+
+def at_once(count, call):
+    """The results of `call(0)` to `call(count - 1)`, each in a thread, started together."""
+    barrier = threading.Barrier(count)
+
+    def run(number):
+        barrier.wait()
+        return call(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))

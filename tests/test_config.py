@@ -1,0 +1,125 @@
+"""Settings: what is read, what is refused, and the key that a SQLite application makes."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+from marshmallow import ValidationError
+
+from config import BASE_DIR, database_uri, secret_key_of_instance
+from tests.helpers import ROOT
+
+
+def python(code, **environment):
+    """Runs `code` in a process of its own, with these variables alone."""
+    keep = {name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**keep, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_defaults_are_safe():
+    code = (
+        "from config import Config as c;"
+        "print(c.HOST, c.PORT, c.TOKEN_LIFETIME_SECONDS, c.PASSWORD_MIN_LENGTH, c.SECRET_KEY)"
+    )
+    assert python(code).stdout.split() == ["127.0.0.1", "5000", "3600", "8", "None"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "hint"),
+    [
+        ("PORT", "http", "whole number from 0 to 65535"),
+        ("PORT", "65536", "whole number from 0 to 65535"),
+        ("PORT", "", "whole number from 0 to 65535"),
+        ("WEB_THREADS", "0", "threads per process"),
+        ("TOKEN_LIFETIME_SECONDS", "1h", "seconds"),
+        ("TOKEN_LIFETIME_SECONDS", "0", "seconds"),
+        ("PASSWORD_MIN_LENGTH", "257", "characters"),
+        ("MAX_CONTENT_LENGTH", "64K", "bytes"),
+        ("DATABASE_URL", "app.db", "sqlite:///app.db"),
+        ("DATABASE_URL", "mysql://localhost/app", "postgresql://"),
+        ("DATABASE_URL", "postgresql+psycopg2://localhost/app", "postgresql://"),
+    ],
+)
+def test_a_value_that_cannot_be_used_stops_the_start_and_is_named(name, value, hint):
+    process = python("import microblog_api", **{name: value})
+    assert process.returncode == 1
+    assert process.stderr.startswith(f"{name}: must ")
+    assert hint in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_all_mistakes_are_told_at_once():
+    process = python("import config", PORT="x", WEB_THREADS="x")
+    assert process.stderr.count("must be a whole number") == 2
+
+
+def test_another_database_than_sqlite_refuses_to_start_without_a_key():
+    process = python("import microblog_api", DATABASE_URL="postgresql://localhost/app")
+    assert process.returncode == 1
+    assert process.stderr.startswith("SECRET_KEY: must be set")
+    assert "Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "uri"),
+    [
+        ("", f"sqlite:///{BASE_DIR}/app.db"),
+        ("sqlite:///app.db", f"sqlite:///{BASE_DIR}/app.db"),
+        ("sqlite:////data/app.db", "sqlite:////data/app.db"),
+        ("sqlite://", "sqlite://"),
+        ("postgres://u:p%40@h:5433/d", "postgresql+psycopg://u:p%40@h:5433/d"),
+        ("postgresql://h/d?sslmode=require", "postgresql+psycopg://h/d?sslmode=require"),
+    ],
+)
+def test_database_urls(text, uri):
+    assert database_uri(text) == uri
+
+
+@pytest.mark.parametrize("text", ["app.db", "mysql://h/d", "sqlite+aiosqlite://", "postgresql"])
+def test_other_databases_are_refused(text):
+    with pytest.raises(ValidationError, match="must look like"):
+        database_uri(text)
+
+
+def test_only_sqlite_makes_its_own_key(tmp_path):
+    with pytest.raises(SystemExit, match="SECRET_KEY: must be set"):
+        secret_key_of_instance("postgresql://h/d", str(tmp_path / "instance"))
+    assert not (tmp_path / "instance").exists()
+
+
+def test_former_keys_are_a_list():
+    code = "from config import Config; print(Config.SECRET_KEY_FALLBACKS)"
+    assert python(code, SECRET_KEY_FALLBACKS="one,two").stdout == "['one', 'two']\n"
+
+
+def test_a_key_is_made_once_for_its_owner_alone(tmp_path):
+    instance = tmp_path / "instance"
+    key = secret_key_of_instance("sqlite://", str(instance))
+    assert len(key) >= 43  # 256 bits in base64
+    assert secret_key_of_instance("sqlite://", str(instance)) == key
+    assert [file.name for file in instance.iterdir()] == ["secret_key"]
+    assert stat.S_IMODE((instance / "secret_key").stat().st_mode) == 0o600
+
+
+def test_processes_that_start_at_once_agree_on_a_key(tmp_path):
+    code = f"import config; print(config.secret_key_of_instance('sqlite://', {str(tmp_path)!r}))"
+    command = [sys.executable, "-c", code]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)
+    ]
+    assert len({process.communicate()[0] for process in processes}) == 1
+
+
+def test_an_empty_key_file_stops_the_start(tmp_path):
+    (tmp_path / "secret_key").touch()
+    with pytest.raises(SystemExit, match="is empty"):
+        secret_key_of_instance("sqlite://", str(tmp_path))

@@ -1,0 +1,97 @@
+"""Every error is JSON of one shape, for every path and status."""
+
+import pytest
+import sqlalchemy as sa
+
+from app import db
+from app.models import User
+from tests.helpers import PASSWORD, bearer
+
+
+@pytest.mark.parametrize("accept", [None, "*/*", "text/html", "application/xml"])
+@pytest.mark.parametrize("path", ["/", "/nothing", "/api", "/api/users/", "/api/%00", "/%ff"])
+def test_an_unknown_path_is_404_in_json(client, path, accept):
+    response = client.get(path, headers={"Accept": accept} if accept else {})
+    assert response.status_code == 404
+    assert response.content_type == "application/json"
+    assert response.json == {
+        "error": "Not Found",
+        "message": "there is nothing at this address",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PATCH", "/api/users", {"GET", "HEAD", "OPTIONS", "POST"}),
+        ("POST", "/api/users/1", {"GET", "HEAD", "OPTIONS", "PUT"}),
+        ("PUT", "/api/tokens", {"DELETE", "GET", "HEAD", "OPTIONS", "POST"}),
+        ("FOO", "/api/users/me", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_a_wrong_method_is_405_in_json_and_names_the_right_ones(client, method, path, allowed):
+    response = client.open(path, method=method)
+    assert response.status_code == 405
+    assert response.json["error"] == "Method Not Allowed"
+    assert set(response.headers["Allow"].split(", ")) == allowed
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/api/users"])
+def test_a_head_request_is_answered_without_a_body(client, path):
+    response = client.head(path)
+    assert response.status_code in (401, 404)
+    assert response.data == b""
+
+
+def test_a_mistake_of_ours_is_500_in_json_without_a_trace(app, client, token, monkeypatch, caplog):
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    monkeypatch.setattr(User, "find_by_token", lambda _: 1 / 0)
+    response = client.get("/api/users/me", headers=bearer(token))
+    assert response.status_code == 500
+    assert response.json == {
+        "error": "Internal Server Error",
+        "message": "the server failed to answer; the fault is on our side",
+    }
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_statement_the_database_rejects_is_500_and_not_503(app, client, token):
+    """A missing column must be found in the log, not be retried for ever."""
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    with app.app_context():
+        db.session.execute(sa.text('ALTER TABLE "user" RENAME COLUMN about_me TO about'))
+        db.session.commit()
+    try:
+        assert client.get("/api/users/me", headers=bearer(token)).status_code == 500
+    finally:
+        with app.app_context():
+            db.session.execute(sa.text('ALTER TABLE "user" RENAME COLUMN about TO about_me'))
+            db.session.commit()
+
+
+def test_a_broken_rule_of_the_database_that_is_no_conflict_is_not_called_one(app):
+    with app.app_context(), pytest.raises(sa.exc.IntegrityError):
+        User.register(username="alice", email=None, password=PASSWORD)
+
+
+def test_a_pool_without_a_free_connection_is_503(app, client, token, monkeypatch):
+    def time_out(_):
+        raise sa.exc.TimeoutError("no connection is free")
+
+    monkeypatch.setattr(User, "find_by_token", time_out)
+    response = client.get("/api/users/me", headers=bearer(token))
+    assert response.status_code == 503
+    assert response.headers["Retry-After"] == "5"
+    assert response.json == {
+        "error": "Service Unavailable",
+        "message": "the database does not answer; try again shortly",
+    }
+
+
+def test_an_error_of_the_orm_itself_is_500(app, client, token, monkeypatch):
+    def fail(_):
+        raise sa.exc.InvalidRequestError("ours")
+
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    monkeypatch.setattr(User, "find_by_token", fail)
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 500

@@ -1,0 +1,118 @@
+"""Two requests at the same moment, against a real server and forced one by one."""
+
+import threading
+from contextlib import contextmanager
+
+import pytest
+import sqlalchemy as sa
+
+from app import db
+from app.models import User
+from tests.helpers import PASSWORD, at_once, basic, bearer
+
+
+@contextmanager
+def meanwhile(app, call):
+    """Runs `call` in a thread with a session of its own; it must end once the block has."""
+    results = []
+
+    def run():
+        with app.app_context():
+            results.append(call())
+            db.session.commit()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(0.3)  # time enough to reach the lock, or to slip past where there is none
+    yield results
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def alice_of_session():
+    return db.session.scalar(sa.select(User).where(User.username == "alice"))
+
+
+def test_the_second_of_two_log_ins_is_handed_the_first_ones_token(app, alice):
+    with app.app_context():
+        # Both have read that there is no token yet.
+        first = alice_of_session()
+        assert first.token is None
+        token = first.get_token()
+        with meanwhile(app, lambda: alice_of_session().get_token()) as second:
+            db.session.commit()
+        assert second == [token]
+        assert User.check_token(token) == first
+
+
+def test_a_log_in_does_not_hand_out_the_token_a_log_out_is_ending(app, client, token):
+    with app.app_context():
+        User.check_token(token).revoke_token()
+        with meanwhile(app, lambda: alice_of_session().get_token()) as new:
+            db.session.commit()
+        assert new != [token]
+    assert client.get("/api/users/me", headers=bearer(new[0])).status_code == 200
+
+
+def test_a_log_out_does_not_end_the_token_a_log_in_has_just_made(app, client, token):
+    with app.app_context():
+        # Presented while it was still the live one ...
+        loser = User.check_token(token)
+        with meanwhile(app, replace_token) as new:
+            pass
+        # ... and revoked after another has taken its place.
+        loser.revoke_token()
+        db.session.commit()
+    assert client.get("/api/users/me", headers=bearer(new[0])).status_code == 200
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+def replace_token():
+    user = alice_of_session()
+    user.revoke_token()
+    return user.get_token()
+
+
+def test_32_log_ins_at_once_all_get_a_token_that_works(server, register):
+    for name in ("alice", "bob"):
+        register(name)
+        answers = at_once(
+            32, lambda _, name=name: server.request("POST", "/api/tokens", headers=basic(name))
+        )
+        assert [answer.status for answer in answers] == [200] * 32
+        tokens = [answer.json["token"] for answer in answers]
+        checks = [server.request("GET", "/api/users/me", headers=bearer(token)) for token in tokens]
+        assert [check.status for check in checks] == [200] * 32
+
+
+def test_log_ins_and_log_outs_at_once_never_fail(server, register):
+    register("alice")
+
+    def log_in_and_out(_):
+        for _ in range(5):
+            answer = server.request("POST", "/api/tokens", headers=basic("alice"))
+            assert answer.status == 200
+            token = answer.json["token"]
+            # Another device may have logged the shared token out meanwhile.
+            assert server.request("DELETE", "/api/tokens", headers=bearer(token)).status in (
+                204,
+                401,
+            )
+
+    at_once(8, log_in_and_out)
+
+
+@pytest.mark.parametrize("field", ["username", "email"])
+def test_of_many_registrations_of_one_name_at_once_one_succeeds(server, field):
+    def register(number):
+        body = {"username": f"u{number}", "email": f"u{number}@example.com", "password": PASSWORD}
+        body[field] = {"username": "alice", "email": "alice@example.com"}[field]
+        if number % 2:
+            body[field] = body[field].upper()
+        return server.request("POST", "/api/users", json_body=body)
+
+    answers = at_once(16, register)
+    assert sorted(answer.status for answer in answers) == [201] + [400] * 15
+    noun = {"username": "username", "email": "email address"}[field]
+    messages = {answer.json["message"] for answer in answers if answer.status == 400}
+    assert messages == {f"please use a different {noun}"}

@@ -1,0 +1,180 @@
+"""`boot.sh` as its user has it: the first line, a clean end, a crash, and what makes it stop."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+import sqlalchemy as sa
+
+from config import database_uri
+from tests.conftest import TEST_DATABASE_URL
+from tests.helpers import PASSWORD, ROOT, Server, at_once, basic, bearer
+
+
+def boot(**environment):
+    """Starts boot.sh where it is expected to stop by itself."""
+    return subprocess.run(
+        ["./boot.sh"],
+        cwd=ROOT,
+        env={**os.environ, "PORT": "0", **environment},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+
+
+def test_the_first_line_says_the_address(server):
+    pattern = r"Microblog API is ready at http://127\.0\.0\.1:\d+"
+    assert re.fullmatch(pattern, server.first_line)
+    assert server.request("GET", "/api/users").status == 401
+
+
+def test_a_second_start_takes_seconds(server):
+    server.kill(signal.SIGTERM)
+    server.process.stdout.close()
+    start = time.monotonic()
+    server.start()
+    assert time.monotonic() - start < 10
+
+
+def test_sigterm_ends_it_once_requests_in_flight_are_answered(app, config_class):
+    # A hash that takes most of a second, so that there is something in flight.
+    with Server(
+        DATABASE_URL=config_class.SQLALCHEMY_DATABASE_URI,
+        SECRET_KEY=config_class.SECRET_KEY,
+        ARGON2_MEMORY_KIB="262144",
+        ARGON2_TIME_COST="4",
+    ) as server:
+        answers = []
+
+        def register(number):
+            name = f"user{number}"
+            body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+            answers.append(server.request("POST", "/api/users", json_body=body).status)
+
+        threads = [threading.Thread(target=register, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        assert answers == []
+        assert server.kill(signal.SIGTERM) == 0
+        for thread in threads:
+            thread.join()
+        assert answers == [201, 201]
+
+
+def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server):
+    acknowledged = []
+
+    def register_and_log_in(number):
+        for round_ in range(10):
+            name = f"user{number}-{round_}"
+            body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+            try:
+                answer = server.request("POST", "/api/users", json_body=body)
+                assert answer.status == 201
+                answer = server.request("POST", "/api/tokens", headers=basic(name))
+                assert answer.status == 200
+            except OSError:  # killed
+                return
+            acknowledged.append((name, answer.json["token"]))
+
+    def kill_in_the_middle():
+        deadline = time.monotonic() + 30
+        while len(acknowledged) < 60 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        server.kill(signal.SIGKILL)
+
+    at_once(
+        21, lambda number: kill_in_the_middle() if number == 20 else register_and_log_in(number)
+    )
+    assert 60 <= len(acknowledged) < 200
+    server.process.stdout.close()
+    server.start()
+    for name, token in acknowledged:
+        answer = server.request("GET", "/api/users/me", headers=bearer(token))
+        assert (answer.status, answer.json["username"]) == (200, name)
+
+
+def test_the_log_has_neither_tokens_nor_passwords(server, register):
+    register("alice")
+    token = server.request("POST", "/api/tokens", headers=basic("alice")).json["token"]
+    server.request("GET", "/api/users/me", headers=basic(token, ""))
+    server.request("GET", f"/api/users?access_token={token}")
+    server.kill(signal.SIGTERM)
+    log = "".join(server.output)
+    assert '"GET /api/users/me" 200' in log
+    assert '"GET /api/users" 400' in log
+    assert token not in log
+    assert PASSWORD not in log
+    assert "alice" not in log
+
+
+def test_a_header_of_8_kilobytes_is_refused_in_json(server):
+    answer = server.request("GET", "/api/users", headers=bearer("x" * 8192))
+    assert (answer.status, answer.json) == (401, {"error": "Unauthorized"})
+
+
+@pytest.mark.parametrize("name", ["PORT", "DATABASE_URL"])
+def test_a_wrong_setting_stops_it_at_once_with_the_reason(name):
+    process = boot(**{name: "nonsense"})
+    assert process.returncode != 0
+    assert process.stderr.startswith(f"{name}: must ")
+    assert process.stdout == ""
+
+
+def test_a_database_that_cannot_be_opened_stops_it_at_once_with_the_reason():
+    process = boot(DATABASE_URL="sqlite:////nowhere/app.db")
+    assert process.returncode != 0
+    assert (
+        process.stderr
+        == "Error: cannot open sqlite:////nowhere/app.db: unable to open database file\n"
+    )
+
+
+def test_a_broken_migration_stops_it_at_once_with_the_reason(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/app.db")
+    with engine.begin() as connection:
+        connection.execute(sa.text('CREATE TABLE "user" (id INTEGER)'))
+    engine.dispose()
+    process = boot(DATABASE_URL=f"sqlite:///{tmp_path}/app.db")
+    assert process.returncode != 0
+    assert "table user already exists" in process.stderr
+    assert process.stdout == ""
+
+
+@pytest.mark.skipif(not TEST_DATABASE_URL, reason="needs PostgreSQL")
+def test_a_server_that_refuses_stops_it_at_once_with_the_reason():
+    url = sa.make_url(database_uri(TEST_DATABASE_URL)).set(database="no_such_database")
+    process = boot(DATABASE_URL=url.render_as_string(hide_password=False), SECRET_KEY="key")
+    assert process.returncode != 0
+    assert '"no_such_database" does not exist' in process.stderr
+    assert "Traceback" not in process.stderr
+
+
+def test_a_database_that_does_not_answer_yet_is_waited_for():
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    process = subprocess.Popen(
+        ["./boot.sh"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DATABASE_URL": f"postgresql://127.0.0.1:{port}/app",
+            "SECRET_KEY": "key",
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process.stderr as stderr:
+        lines = [stderr.readline() for _ in range(2)]
+        os.killpg(process.pid, signal.SIGTERM)
+    process.wait(timeout=20)
+    assert lines == ["waiting for the database to answer\n"] * 2

@@ -1,0 +1,306 @@
+"""Logging in, using the token, logging out."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import time_machine
+
+from app import db, tokens
+from app.models import User
+from tests.helpers import PASSWORD, basic, bearer
+
+
+def change_alice(app, **columns):
+    with app.app_context():
+        db.session.execute(sa.update(User).where(User.username == "alice").values(**columns))
+        db.session.commit()
+
+
+# -- Logging in ------------------------------------------------------------------------
+
+
+def test_a_password_is_exchanged_for_a_token(client, alice):
+    response = client.post("/api/tokens", auth=("alice", PASSWORD))
+    assert response.status_code == 200
+    assert response.json == {
+        "token": response.json["token"],
+        "access_token": response.json["token"],
+        "token_type": "Bearer",
+        "expires_in": 3600,
+    }
+    assert response.headers["Cache-Control"] == "no-store"
+    assert tokens.is_token(response.json["token"])
+
+
+@pytest.mark.parametrize("login", ["alice", "ALICE", "alice@example.com", "Alice@Example.COM"])
+def test_user_name_and_email_log_in_in_any_case(client, alice, login):
+    assert client.post("/api/tokens", auth=(login, PASSWORD)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "request_options",
+    [
+        {},
+        {"json": {}},
+        {"data": "", "content_type": "application/json"},
+        {"data": "not json", "content_type": "application/json"},
+        {"data": {"username": "x"}},
+    ],
+    ids=["no body", "{}", "empty JSON", "broken JSON", "form"],
+)
+def test_the_body_of_a_log_in_is_ignored(client, alice, request_options):
+    response = client.post("/api/tokens", auth=("alice", PASSWORD), **request_options)
+    assert response.status_code == 200
+
+
+def test_a_second_device_is_handed_the_same_token(token, log_in):
+    assert log_in("alice") == token
+
+
+def test_a_token_with_less_than_a_minute_left_is_replaced(app, client, token, log_in):
+    change_alice(app, token_expiration=datetime.now(UTC) + timedelta(seconds=59))
+    new = log_in("alice")
+    assert new != token
+    assert client.get("/api/users/me", headers=bearer(new)).status_code == 200
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+def test_a_token_with_more_than_a_minute_left_is_kept(app, token, log_in):
+    change_alice(app, token_expiration=datetime.now(UTC) + timedelta(seconds=65))
+    assert log_in("alice") == token
+
+
+@pytest.mark.parametrize("lifetime", [2, 60, 100])
+def test_a_short_lived_token_is_shared_too(app, alice, log_in, lifetime):
+    app.config["TOKEN_LIFETIME_SECONDS"] = lifetime
+    assert log_in("alice") == log_in("alice")
+
+
+def test_the_lifetime_is_a_setting(app, client, alice):
+    app.config["TOKEN_LIFETIME_SECONDS"] = 120
+    response = client.post("/api/tokens", auth=("alice", PASSWORD))
+    assert response.json["expires_in"] == 120
+    with time_machine.travel(datetime.now(UTC) + timedelta(seconds=121)):
+        headers = bearer(response.json["token"])
+        assert client.get("/api/users/me", headers=headers).status_code == 401
+
+
+def test_logging_in_is_being_seen(client, alice, log_in):
+    with time_machine.travel(datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC), tick=False):
+        headers = bearer(log_in("alice"))
+        user = client.get("/api/users/me", headers=headers).json
+    assert user["last_seen"] == "2031-05-06T07:08:09+00:00"
+
+
+# -- Using it --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_bearer_scheme_is_known_in_any_case(client, token, scheme):
+    headers = {"Authorization": f"{scheme} {token}"}
+    assert client.get("/api/users/me", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("password", ["", "ignored"])
+def test_a_client_that_only_speaks_basic_sends_the_token_as_user_name(client, token, password):
+    response = client.get("/api/users/me", headers=basic(token, password))
+    assert response.json["username"] == "alice"
+
+
+def test_a_password_opens_the_data_routes(client, alice):
+    assert client.get("/api/users/me", headers=basic("alice")).json["username"] == "alice"
+
+
+def test_a_token_does_not_log_in(client, token):
+    assert client.post("/api/tokens", headers=bearer(token)).status_code == 401
+    assert client.post("/api/tokens", headers=basic(token, "")).status_code == 401
+    assert client.post("/api/tokens", headers=basic(token, PASSWORD)).status_code == 401
+
+
+def test_one_learns_what_a_token_is(client, alice, token):
+    response = client.get("/api/tokens", headers=bearer(token))
+    assert response.status_code == 200
+    assert response.json == {
+        "token_type": "Bearer",
+        "scope": "read write introspect",
+        "expires_in": 3600,
+        "user": {"id": alice, "username": "alice"},
+    }
+    assert response.headers["X-User-Id"] == str(alice)
+    assert response.headers["X-Username"] == "alice"
+    assert response.headers["X-Scope"] == "read write introspect"
+    assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_a_password_has_no_expiry(client, alice, token):
+    answer = client.get("/api/tokens", headers=basic("alice")).json
+    assert (answer["token_type"], answer["expires_in"]) == ("Basic", None)
+    answer = client.get("/api/tokens", headers=basic(token, "")).json
+    assert (answer["token_type"], answer["expires_in"]) == ("Bearer", 3600)
+
+
+def test_a_bearer_check_is_one_select_and_no_write(client, token, statements):
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
+    assert len(statements) == 1
+    assert statements[0].startswith("SELECT")
+
+
+@pytest.mark.parametrize("position", [0, 3, 4, 20, 33, 34, 39])
+def test_a_token_with_one_character_flipped_reaches_no_database(
+    client, token, statements, position
+):
+    other = "B" if token[position] == "A" else "A"
+    flipped = token[:position] + other + token[position + 1 :]
+    response = client.get("/api/users/me", headers=bearer(flipped))
+    assert response.status_code == 401
+    assert statements == []
+
+
+def test_a_well_formed_token_of_nobody_is_refused(client, alice):
+    assert client.get("/api/users/me", headers=bearer(tokens.make())).status_code == 401
+
+
+# -- Logging out -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("credentials", ["Bearer", "Basic"])
+def test_logging_out_ends_the_token(client, token, credentials):
+    headers = bearer(token) if credentials == "Bearer" else basic(token, "")
+    response = client.delete("/api/tokens", headers=headers)
+    assert (response.status_code, response.text) == (204, "")
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+    assert client.delete("/api/tokens", headers=headers).status_code == 401
+
+
+def test_a_password_ends_the_token_its_user_has(client, token):
+    assert client.delete("/api/tokens", headers=basic("alice")).status_code == 204
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+    assert client.delete("/api/tokens", headers=basic("alice")).status_code == 204
+
+
+def test_logging_out_leaves_others_alone(client, token, bob, log_in):
+    headers = bearer(log_in("bob"))
+    client.delete("/api/tokens", headers=bearer(token))
+    assert client.get("/api/users/me", headers=headers).json["username"] == "bob"
+
+
+def test_logging_in_after_logging_out_gives_another_token(client, token, log_in):
+    client.delete("/api/tokens", headers=bearer(token))
+    new = log_in("alice")
+    assert new != token
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+def test_a_clock_that_steps_back_does_not_revive_a_revoked_token(client, token):
+    client.delete("/api/tokens", headers=bearer(token))
+    with time_machine.travel(datetime.now(UTC) - timedelta(days=1)):
+        assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+# -- What stands in the database -------------------------------------------------------
+
+
+def test_null_columns_are_no_token_and_no_server_error(app, client, token):
+    change_alice(app, token_expiration=None)
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+    change_alice(app, password_hash=None, last_seen=None)
+    assert client.post("/api/tokens", auth=("alice", PASSWORD)).status_code == 401
+    change_alice(app, token_expiration=datetime.now(UTC) + timedelta(hours=1))
+    assert client.get("/api/users/me", headers=bearer(token)).json["last_seen"] is None
+
+
+def test_a_null_expiration_is_replaced_by_a_new_token(app, client, token, log_in):
+    change_alice(app, token_expiration=None)
+    new = log_in("alice")
+    assert new != token
+    assert client.get("/api/users/me", headers=bearer(new)).status_code == 200
+
+
+def test_the_column_holds_the_sealed_token(app, token):
+    with app.app_context():
+        raw = db.session.scalar(sa.text('SELECT token FROM "user"'))
+        assert token.encode() not in bytes(raw)
+        assert len(raw) == 56
+        assert User.check_token(token).token == token
+        assert db.session.scalar(sa.select(User).where(User.token == token)).username == "alice"
+
+
+def test_no_token_and_no_password_stands_in_the_database_in_plain_text(app, token):
+    with app.app_context():
+        if db.engine.dialect.name == "sqlite":
+            file = Path(db.engine.url.database)
+            stored = b"".join(path.read_bytes() for path in file.parent.glob("app.db*"))
+        else:
+            rows = db.session.execute(sa.text('SELECT "user"::text FROM "user"')).scalars()
+            stored = "".join(rows).encode()
+    assert b"alice" in stored
+    for secret in (token.encode(), token[4:].encode(), PASSWORD.encode()):
+        assert secret not in stored
+        assert secret.hex().encode() not in stored
+        assert base64.b64encode(secret) not in stored
+
+
+def test_what_stands_in_the_column_is_no_credential(app, client, token):
+    with app.app_context():
+        raw = bytes(db.session.scalar(sa.text('SELECT token FROM "user"')))
+    for text in (raw.decode("latin-1"), raw.hex(), base64.b64encode(raw).decode()):
+        environ = {"HTTP_AUTHORIZATION": f"Bearer {text}"}
+        assert client.get("/api/users/me", environ_overrides=environ).status_code == 401
+
+
+def test_tokens_survive_a_key_rotation(app, client, token, log_in):
+    old_key = app.config["SECRET_KEY"]
+    app.config.update(SECRET_KEY="another key", SECRET_KEY_FALLBACKS=["an older key", old_key])
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
+    assert log_in("alice") == token
+    assert client.delete("/api/tokens", headers=bearer(token)).status_code == 204
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+@pytest.mark.parametrize("fallbacks", [[], None])
+def test_a_key_that_is_gone_ends_its_tokens(app, client, token, log_in, fallbacks):
+    app.config.update(SECRET_KEY="another key", SECRET_KEY_FALLBACKS=fallbacks)
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+    new = log_in("alice")
+    assert new != token
+    assert client.get("/api/users/me", headers=bearer(new)).status_code == 200
+    assert client.delete("/api/tokens", headers=basic("alice")).status_code == 204
+    assert client.get("/api/users/me", headers=bearer(new)).status_code == 401
+
+
+# -- Code written for the tutorial -----------------------------------------------------
+
+
+def test_the_verbs_of_the_tutorial_work(app):
+    with app.app_context():
+        user = User(username="susan", email="susan@example.com")
+        user.set_password("cat")
+        assert user.check_password("cat")
+        assert not user.check_password("dog")
+        db.session.add(user)
+        db.session.commit()
+        token = user.get_token()
+        db.session.commit()
+        assert user.get_token(expires_in=3600) == token
+        assert User.check_token(token) == user
+        user.revoke_token()
+        db.session.commit()
+        assert User.check_token(token) is None
+        assert user.token is None
+        assert repr(user) == "<User susan>"
+
+
+def test_a_time_without_a_zone_is_not_stored(app, alice):
+    with app.app_context(), pytest.raises(sa.exc.StatementError, match="without a zone"):
+        change_alice(app, token_expiration=datetime(2030, 1, 1))  # noqa: DTZ001
+
+
+def test_a_new_user_can_be_given_a_token_before_they_are_stored(app):
+    with app.app_context():
+        user = User(username="susan", email="susan@example.com")
+        token = user.get_token(expires_in=100)
+        db.session.commit()
+        assert User.check_token(token) == user

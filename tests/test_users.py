@@ -1,0 +1,278 @@
+"""Registering, reading and changing users."""
+
+import hashlib
+
+import pytest
+
+from tests.helpers import PASSWORD, basic, bearer
+
+EMAIL_HASH = hashlib.sha256(b"alice@example.com").hexdigest()
+
+
+def test_registering_gives_a_user_and_where_it_is(client):
+    response = client.post(
+        "/api/users",
+        json={
+            "username": "alice",
+            "email": "alice@Example.COM",
+            "password": PASSWORD,
+            "about_me": "Ein Gruß\nin zwei Zeilen 🙂",
+        },
+    )
+    assert response.status_code == 201
+    user = response.json
+    assert response.headers["Location"] == f"/api/users/{user['id']}"
+    assert user == {
+        "id": user["id"],
+        "username": "alice",
+        "about_me": "Ein Gruß\nin zwei Zeilen 🙂",
+        "last_seen": user["last_seen"],
+        "_links": {
+            "self": f"/api/users/{user['id']}",
+            "avatar": f"https://www.gravatar.com/avatar/{EMAIL_HASH}?d=identicon&s=128",
+        },
+    }
+    assert user["last_seen"].endswith("+00:00")
+    me = client.get("/api/users/me", headers=basic("alice")).json
+    assert me["email"] == "alice@example.com"
+
+
+@pytest.mark.parametrize("missing", ["username", "email", "password"])
+def test_registering_needs_three_fields(client, missing):
+    body = {"username": "alice", "email": "alice@example.com", "password": PASSWORD}
+    del body[missing]
+    response = client.post("/api/users", json=body)
+    text = "must include username, email and password fields"
+    assert response.status_code == 400
+    assert response.json == {"error": "Bad Request", "message": text, "errors": {missing: [text]}}
+
+
+@pytest.mark.parametrize("name", ["alice", "ALICE"])
+def test_a_user_name_is_taken_in_any_case(client, alice, name):
+    body = {"username": name, "email": "other@example.com", "password": PASSWORD}
+    response = client.post("/api/users", json=body)
+    assert response.status_code == 400
+    assert response.json["message"] == "please use a different username"
+    assert list(response.json["errors"]) == ["username"]
+
+
+@pytest.mark.parametrize("email", ["alice@example.com", "ALICE@EXAMPLE.COM"])
+def test_an_email_address_is_taken_in_any_case(client, alice, email):
+    body = {"username": "other", "email": email, "password": PASSWORD}
+    response = client.post("/api/users", json=body)
+    assert response.status_code == 400
+    assert response.json["message"] == "please use a different email address"
+    assert list(response.json["errors"]) == ["email"]
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 64, "A.b-c_9", "...", "-"])
+def test_user_names_may_be(client, register, name):
+    register(name, email="any@example.com")
+    assert client.get("/api/users/me", headers=basic(name)).json["username"] == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a" * 65, "a b", "a\n", "\na", "a@b", "ä", "a/b", "a\u200b", "١", "a\0", "\ud800"],
+)
+def test_user_names_may_not_be(client, name):
+    body = {"username": name, "email": "any@example.com", "password": PASSWORD}
+    response = client.post("/api/users", json=body)
+    assert response.status_code == 400
+    assert list(response.json["errors"]) == ["username"]
+
+
+@pytest.mark.parametrize(
+    "email",
+    [
+        "",
+        "alice",
+        "alice@",
+        "@example.com",
+        "a b@example.com",
+        "a@b\n.com",
+        "a@-.com",
+        "a@\ud800.com",
+    ],
+)
+def test_email_addresses_may_not_be(client, email):
+    body = {"username": "alice", "email": email, "password": PASSWORD}
+    response = client.post("/api/users", json=body)
+    assert response.status_code == 400
+    assert response.json["errors"] == {"email": response.json["errors"]["email"]}
+
+
+@pytest.mark.parametrize(("length", "status"), [(7, 400), (8, 201), (256, 201), (257, 400)])
+def test_passwords_have_8_to_256_characters(client, length, status):
+    body = {"username": "alice", "email": "alice@example.com", "password": "ü" * length}
+    response = client.post("/api/users", json=body)
+    assert response.status_code == status
+    if status == 400:
+        text = "must be 8 to 256 characters long"
+        assert response.json["errors"] == {"password": [text]}
+        assert response.json["message"] == f"password {text}"
+    else:
+        assert client.post("/api/tokens", auth=("alice", "ü" * length)).status_code == 200
+
+
+def test_the_shortest_password_is_a_setting(app, client):
+    app.config["PASSWORD_MIN_LENGTH"] = 3
+    body = {"username": "alice", "email": "alice@example.com", "password": "cat"}
+    assert client.post("/api/users", json=body).status_code == 201
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_unknown_fields_change_nothing(client, alice, token, method):
+    extra = {"id": 77, "token": "t", "password_hash": "x", "token_expiration": None, "last_seen": 0}
+    if method == "POST":
+        body = {"username": "bob", "email": "bob@example.com", "password": PASSWORD}
+        user = client.post("/api/users", json=body | extra).json
+        assert user["id"] != 77
+        assert client.get("/api/users/me", headers=basic("bob")).status_code == 200
+    else:
+        before = client.get("/api/users/me", headers=bearer(token)).json
+        extra["password"] = "another password"
+        response = client.put(f"/api/users/{alice}", json=extra, headers=bearer(token))
+        assert (response.status_code, response.json) == (200, before)
+        assert client.get("/api/users/me", headers=basic("alice")).status_code == 200
+
+
+# -- Reading ---------------------------------------------------------------------------
+
+
+def test_only_oneself_is_shown_with_an_email_address(client, alice, bob, token):
+    assert client.get(f"/api/users/{alice}", headers=bearer(token)).json["email"]
+    assert client.get("/api/users/me", headers=bearer(token)).json["email"]
+    assert "email" not in client.get(f"/api/users/{bob}", headers=bearer(token)).json
+    items = client.get("/api/users", headers=bearer(token)).json["items"]
+    assert ["email" in user for user in items] == [True, False]
+
+
+def test_a_collection_is_paged(client, register, log_in):
+    ids = [register(f"user{number}") for number in range(5)]
+    headers = bearer(log_in("user0"))
+    first = client.get("/api/users?per_page=2", headers=headers).json
+    assert [user["id"] for user in first["items"]] == ids[:2]
+    assert first["_meta"] == {"page": 1, "per_page": 2, "total_pages": 3, "total_items": 5}
+    assert first["_links"] == {
+        "self": "/api/users?page=1&per_page=2",
+        "next": "/api/users?page=2&per_page=2",
+        "prev": None,
+    }
+    last = client.get("/api/users?page=3&per_page=2", headers=headers).json
+    assert [user["id"] for user in last["items"]] == ids[4:]
+    assert last["_links"]["next"] is None
+    assert last["_links"]["prev"] == "/api/users?page=2&per_page=2"
+
+
+def test_a_page_past_the_end_is_empty(client, token):
+    response = client.get("/api/users?page=2147483647&per_page=100", headers=bearer(token))
+    assert response.status_code == 200
+    assert response.json["items"] == []
+    assert response.json["_meta"]["total_items"] == 1
+
+
+def test_a_page_has_10_items_by_default(client, token):
+    meta = client.get("/api/users", headers=bearer(token)).json["_meta"]
+    assert (meta["page"], meta["per_page"]) == (1, 10)
+
+
+@pytest.mark.parametrize("name", ["page", "per_page"])
+@pytest.mark.parametrize(
+    "value", ["0", "-1", str(2**63), "9" * 5000, "٣", "abc", "", "1.0", "+1", " 1", "1_0"]
+)
+def test_a_page_that_is_no_number_is_refused(client, token, name, value):
+    response = client.get("/api/users", query_string={name: value}, headers=bearer(token))
+    assert response.status_code == 400
+    assert list(response.json["errors"]) == [name]
+
+
+def test_a_page_has_at_most_100_items(client, token):
+    assert client.get("/api/users?per_page=100", headers=bearer(token)).status_code == 200
+    response = client.get("/api/users?per_page=101", headers=bearer(token))
+    assert response.json["errors"] == {"per_page": ["must be a whole number from 1 to 100"]}
+
+
+@pytest.mark.parametrize(
+    "id", ["0", "-1", "999999999", str(2**31), str(2**63), "9" * 5000, "٣", "abc", "01", "1.0"]
+)
+def test_a_user_that_does_not_exist_is_404(client, token, id):
+    for method in ("GET", "PUT"):
+        response = client.open(f"/api/users/{id}", method=method, headers=bearer(token))
+        assert response.status_code == (404 if method == "GET" else response.status_code)
+        assert response.status_code in (403, 404)
+        assert set(response.json) == {"error", "message"}
+
+
+def test_a_page_costs_the_same_statements_whatever_its_length(client, register, log_in, statements):
+    for number in range(30):
+        register(f"user{number}")
+    headers = bearer(log_in("user0"))
+    counts = set()
+    for per_page in (1, 10, 30):
+        statements.clear()
+        client.get(f"/api/users?per_page={per_page}", headers=headers)
+        counts.add(len(statements))
+    assert counts == {3}  # the token, the page, the total
+
+
+# -- Changing --------------------------------------------------------------------------
+
+
+def test_one_changes_what_one_sends_and_nothing_else(client, alice, token):
+    response = client.put(f"/api/users/{alice}", json={"about_me": "Hi"}, headers=bearer(token))
+    assert response.status_code == 200
+    assert (response.json["username"], response.json["about_me"]) == ("alice", "Hi")
+    changes = {"username": "Alicia", "email": "alicia@example.com", "about_me": None}
+    user = client.put(f"/api/users/{alice}", json=changes, headers=bearer(token)).json
+    assert {name: user[name] for name in changes} == changes
+    assert client.get("/api/users/me", headers=bearer(token)).json == user
+    assert client.post("/api/tokens", auth=("alicia@example.com", PASSWORD)).status_code == 200
+
+
+def test_an_empty_change_changes_nothing(client, alice, token):
+    before = client.get("/api/users/me", headers=bearer(token)).json
+    assert client.put(f"/api/users/{alice}", json={}, headers=bearer(token)).json == before
+
+
+def test_one_may_change_the_case_of_ones_name(client, alice, token):
+    changes = {"username": "ALICE", "email": "alice@example.com"}
+    response = client.put(f"/api/users/{alice}", json=changes, headers=bearer(token))
+    assert (response.status_code, response.json["username"]) == (200, "ALICE")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"username": "BOB"}, "please use a different username"),
+        ({"email": "Bob@example.com"}, "please use a different email address"),
+        ({"username": "bob", "email": "bob@example.com"}, "please use a different username"),
+    ],
+)
+def test_one_may_not_take_anothers_name(client, alice, bob, token, changes, message):
+    changes["about_me"] = "not stored either"
+    response = client.put(f"/api/users/{alice}", json=changes, headers=bearer(token))
+    assert (response.status_code, response.json["message"]) == (400, message)
+    me = client.get("/api/users/me", headers=bearer(token)).json
+    assert (me["username"], me["email"], me["about_me"]) == ("alice", "alice@example.com", None)
+
+
+@pytest.mark.parametrize("body", ["", "not json", "{}", '{"username": ""}', "[" * 100_000])
+def test_another_user_is_403_before_the_body_is_looked_at(client, bob, token, body):
+    response = client.put(f"/api/users/{bob}", data=body, headers=bearer(token))
+    assert response.status_code == 403
+    assert response.json["error"] == "Forbidden"
+
+
+def test_links_do_not_follow_the_host_header(client, alice, token):
+    headers = bearer(token) | {
+        "Host": "evil.example",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Prefix": "/evil",
+    }
+    assert "evil" not in client.get("/api/users", headers=headers).text
+    body = {"username": "bob", "email": "bob@example.com", "password": PASSWORD}
+    response = client.post("/api/users", json=body, headers=headers)
+    assert response.headers["Location"] == response.json["_links"]["self"]
+    assert response.headers["Location"].startswith("/api/users/")
