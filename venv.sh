@@ -18,7 +18,7 @@ use_requirements() {
     fi
     if ! cmp -s "$file" "$VIRTUAL_ENV/$file"; then
         [ -t 2 ] && echo "Installing $file, which takes a minute once ..." >&2
-        python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$file" ||
+        python -m pip install -qq --disable-pip-version-check --require-hashes -r "$file" ||
             return 1
         cp "$file" "$VIRTUAL_ENV/$file"
     fi

@@ -1,0 +1,111 @@
+"""The README, taken at its word in a copy of the project without a virtual environment."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+import config
+from tests.helpers import ROOT, Server, basic
+
+README = (ROOT / "README.md").read_text()
+VARIES = [
+    (re.compile(r"mbl_[0-9A-Za-z]{36}"), "mbl_TOKEN"),
+    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"), "TIME"),
+]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def without_what_varies(text):
+    for pattern, name in VARIES:
+        text = pattern.sub(name, text)
+    return text
+
+
+@pytest.fixture
+def fresh_copy(tmp_path):
+    """What git holds of this tree, elsewhere, and an environment that knows nothing of here."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in files.split("\0"):
+        if name and (ROOT / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    here = os.environ.get("VIRTUAL_ENV", "no such folder")
+    path = [part for part in os.environ["PATH"].split(":") if not part.startswith(here)]
+    return tmp_path, environment | {"PATH": ":".join(path)}
+
+
+@pytest.fixture
+def boot(fresh_copy, monkeypatch):
+    """Starts the copy's boot.sh as a new user does, but on a port that is free here."""
+    directory, environment = fresh_copy
+    monkeypatch.setattr(os, "environ", environment)
+    return lambda: Server(directory)
+
+
+def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
+    directory, environment = fresh_copy
+    session = next(block for block in blocks("sh") if block.startswith("API="))
+    commands = [line for line in session.splitlines() if not line.startswith("# ")]
+    printed = [line.removeprefix("# ") for line in session.splitlines() if line.startswith("# ")]
+    with boot() as server:
+        assert (directory / ".venv" / "bin" / "python").exists()
+        commands[0] = commands[0].replace("http://127.0.0.1:5000", server.url)
+        shell = subprocess.run(
+            ["bash"],
+            input="\n".join(commands) + "\n",
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
+        )
+        assert without_what_varies(shell.stdout).splitlines() == [
+            without_what_varies(line) for line in printed
+        ]
+
+        # The same copy goes on to build the resource that the README builds.
+        for block in blocks("python"):
+            name = re.match(r"# (\S+)\n", block).group(1)
+            (directory / name).write_text(block)
+        migrate = next(block for block in blocks("sh") if "flask db migrate" in block)
+        script = migrate.replace("./boot.sh\n", "flask db upgrade && flask db check")
+        subprocess.run(["bash", "-e"], input=script, cwd=directory, text=True, check=True)
+    with boot() as server:
+        body = {"username": "bob", "email": "bob@example.com", "password": "correct horse"}
+        assert server.request("POST", "/api/users", json_body=body).status == 201
+        alice, bob = basic("alice"), basic("bob")
+        note = server.request("POST", "/api/notes", json_body={"text": "Milk"}, headers=alice)
+        assert (note.status, note.json) == (201, {"id": 1, "text": "Milk"})
+        note = server.request("POST", "/api/notes", json_body={"text": ""}, headers=alice)
+        assert (note.status, list(note.json["errors"])) == (400, ["text"])
+        assert server.request("GET", "/api/notes", headers=alice).json == [
+            {"id": 1, "text": "Milk"}
+        ]
+        assert server.request("GET", "/api/notes", headers=bob).json == []
+        assert server.request("GET", "/api/notes").status == 401
+
+
+def test_the_table_of_settings_is_complete():
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`(.*?)`|.*?) \|", README, re.MULTILINE)
+    defaults = dict(rows)
+    code = (ROOT / "config.py").read_text()
+    read = re.findall(r'(?:whole_number|env\.\w+)\(\s*"([A-Z0-9_]+)"', code)
+    assert list(defaults) == read
+    numbers = [name for name, default in defaults.items() if default.isdigit()]
+    assert numbers
+    for name in numbers:
+        assert str(getattr(config.Config, name)) == defaults[name]
+
+
+def test_the_example_file_names_every_setting_with_its_default():
+    example = (ROOT / ".env.example").read_text()
+    for name, default in re.findall(r"^\| `([A-Z0-9_]+)` \| `?(.*?)`? \|", README, re.MULTILINE):
+        value = "" if " " in default or default == "none" else default
+        assert f"\n# {name}={value}\n" in example
