@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import create_app, db
-from app.extensions import PostgreSQLConnection
+from app.extensions import PostgreSQLConnection, engine_options
 from tests.helpers import PASSWORD, basic, bearer
 
 
@@ -130,19 +130,28 @@ def test_a_database_that_falls_silent_gives_503(
     everything_works(relayed_client, token)
 
 
-def test_a_sqlite_file_that_somebody_keeps_locked_gives_503(app, client, token, monkeypatch):
-    with app.app_context():
-        if db.engine.dialect.name != "sqlite":
-            pytest.skip("locks of PostgreSQL are those of single rows")
-        file = db.engine.url.database
-        # A tenth of a second instead of ten, on the pool's connection.
-        db.session.execute(sa.text("PRAGMA busy_timeout = 100"))
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        is_unavailable(client.post("/api/tokens", headers=basic("alice")))
-        # Who only reads is not kept waiting.
-        assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
-        other.execute("ROLLBACK")
-    assert client.post("/api/tokens", headers=basic("alice")).status_code == 200
+@pytest.fixture
+def impatient_client(app, config_class):
+    """A client of an application that waits a tenth of a second for a lock, not ten."""
+    uri = config_class.SQLALCHEMY_DATABASE_URI
+    if not uri.startswith("sqlite"):
+        pytest.skip("PostgreSQL locks single rows")
+    options = engine_options(uri, threads=1)
+    options["connect_args"]["timeout"] = 0.1
+    attributes = {"SQLALCHEMY_ENGINE_OPTIONS": options}
+    app = create_app(type("ImpatientConfig", (config_class,), attributes))
+    yield app.test_client()
     with app.app_context():
         db.engine.dispose()
+
+
+def test_a_sqlite_file_that_somebody_keeps_locked_gives_503(impatient_client, token, config_class):
+    file = sa.make_url(config_class.SQLALCHEMY_DATABASE_URI).database
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        is_unavailable(impatient_client.post("/api/tokens", headers=basic("alice")))
+        # Who only reads is not kept waiting.
+        headers = bearer(token)
+        assert impatient_client.get("/api/users/me", headers=headers).status_code == 200
+        other.execute("ROLLBACK")
+    assert impatient_client.post("/api/tokens", headers=basic("alice")).status_code == 200
