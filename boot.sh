@@ -6,6 +6,8 @@ cd "$(dirname "$0")"
 . ./venv.sh
 
 use_requirements requirements.txt
+# What the server writes, its database above all, is for its owner alone.
+umask 077
 # Waits for a database that does not answer yet; any other failure ends here.
-flask db upgrade
-exec gunicorn
+python -m flask --app microblog_api db upgrade
+exec python -m gunicorn

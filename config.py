@@ -8,6 +8,7 @@ and says what it should look like.
 import os
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,9 +45,9 @@ def database_uri(text: str) -> str:
         url = None
     if url is not None and url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
         url = url.set(drivername="postgresql+psycopg")
-    elif url is not None and url.drivername == "sqlite":
-        if url.database and url.database != ":memory:":
-            url = url.set(database=str(BASE_DIR / url.database))
+    elif url is not None and url.drivername == "sqlite" and url.database not in {None, ":memory:"}:
+        # Not in memory: every process would have a database of its own.
+        url = url.set(database=str(BASE_DIR / url.database))
     else:
         raise ValidationError(
             "must look like sqlite:///app.db or postgresql://user:password@host/database"
@@ -61,14 +62,19 @@ def whole_number(name: str, default: int, unit: str, lowest: int, highest: int) 
     return number
 
 
+def keys(name: str) -> tuple[str, ...]:
+    stripped = (key.strip() for key in env.str(name, "").split(","))
+    return tuple(key for key in stripped if key)
+
+
 def secret_key_of_instance(uri: str, instance_path: str) -> str:
     """The key a SQLite application makes for itself at its first start.
 
     Kept in `secret_key` in the instance folder, for its owner's eyes only.
 
     Raises:
-        SystemExit: the database is not SQLite. Others share it, so its key is
-            set by hand, the same for everyone.
+        SystemExit: the database is not SQLite (others share it, so its key is
+            set by hand, the same for everyone), or there is no key to be had.
     """
     if sa.make_url(uri).get_backend_name() != "sqlite":
         sys.exit(
@@ -76,27 +82,33 @@ def secret_key_of_instance(uri: str, instance_path: str) -> str:
             "    python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
         )
     path = Path(instance_path) / "secret_key"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_urlsafe(48))
-        try:
-            # Of several processes that start at once, the first one's key is everyone's.
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    key = path.read_text()
+    try:
+        if not path.exists():
+            _make_secret_key(path)
+        key = path.read_text()
+    except OSError as error:
+        sys.exit(f"{path}: cannot be made or read: {error.strerror}; or set SECRET_KEY")
     if not key:
         sys.exit(f"{path}: is empty; delete it to have a new key made")
     return key
 
 
+def _make_secret_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    draft.touch(mode=0o600)
+    try:
+        draft.write_text(secrets.token_urlsafe(48))
+        # Of several processes that start at once, the first one's key is everyone's.
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+
+
 class Config:
     # Serving; read by gunicorn.conf.py.
-    HOST: str = env.str("HOST", "127.0.0.1")
+    HOST: str = env.str("HOST", "") or "127.0.0.1"
     PORT: int = whole_number("PORT", 5000, "TCP port; 0 is any free one", 0, 65535)
     WEB_CONCURRENCY: int = whole_number("WEB_CONCURRENCY", 1, "processes", 1, 1024)
     WEB_THREADS: int = whole_number("WEB_THREADS", 8, "threads per process", 1, 1024)
@@ -110,7 +122,7 @@ class Config:
     # None: made at the first start and kept in instance/secret_key, with SQLite only.
     SECRET_KEY: str | None = env.str("SECRET_KEY", "") or None
     # Former keys, comma separated; their tokens stay alive while a key is rotated.
-    SECRET_KEY_FALLBACKS: list[str] = env.list("SECRET_KEY_FALLBACKS", [])
+    SECRET_KEY_FALLBACKS: tuple[str, ...] = keys("SECRET_KEY_FALLBACKS")
 
     TOKEN_LIFETIME_SECONDS: int = whole_number(
         "TOKEN_LIFETIME_SECONDS", 3600, "seconds", 1, 365 * 24 * 3600
@@ -119,10 +131,9 @@ class Config:
     # NIST SP 800-63B-4 asks for 15 characters where a password is the only
     # factor and never fewer than 8; lower it only to keep existing users.
     PASSWORD_MIN_LENGTH: int = whole_number("PASSWORD_MIN_LENGTH", 8, "characters", 1, 256)
-    # Argon2id with the parameters of the OWASP password storage cheat sheet.
+    # Argon2id in one lane, with the parameters of the OWASP password storage cheat sheet.
     ARGON2_MEMORY_KIB: int = whole_number("ARGON2_MEMORY_KIB", 19456, "kibibytes", 8, 4 * 2**20)
     ARGON2_TIME_COST: int = whole_number("ARGON2_TIME_COST", 2, "passes", 1, 100)
-    ARGON2_PARALLELISM: int = whole_number("ARGON2_PARALLELISM", 1, "lanes", 1, 64)
 
 
 try:

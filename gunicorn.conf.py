@@ -1,8 +1,17 @@
 """How Gunicorn serves the application; `boot.sh` starts it, with the settings of config.py."""
 
+import re
+import socket
+import struct
+import sys
 from typing import Any
+from urllib.parse import quote
+
+from gunicorn.glogging import Logger
 
 from config import Config
+
+SHORTEST_SAFE_KEY = 32  # characters
 
 wsgi_app = "microblog_api:app"
 bind = f"[{Config.HOST}]:{Config.PORT}" if ":" in Config.HOST else f"{Config.HOST}:{Config.PORT}"
@@ -11,8 +20,13 @@ workers = Config.WEB_CONCURRENCY
 threads = Config.WEB_THREADS
 preload_app = True  # a mistake in the configuration is told once, before anything is served
 graceful_timeout = 30  # seconds for requests in flight after SIGTERM
-# Bytes; room for a header that is refused with 401 in JSON instead of Gunicorn's 400 in HTML.
+# Bytes; room for a header or an address that is refused in JSON, not by Gunicorn in HTML.
 limit_request_field_size = 16_384
+limit_request_line = 8190  # the most there is
+
+# Nobody may say by a header what the path or the scheme of a request is.
+forwarded_allow_ips = ""
+control_socket_disable = True  # one path for all servers of a user, and no use for it here
 
 loglevel = "warning"
 accesslog = "-"
@@ -21,5 +35,24 @@ accesslog = "-"
 access_log_format = '%(h)s "%(m)s %(U)s" %(s)s %(B)s %(M)sms'
 
 
+class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  Gunicorn's, untyped, its name
+    def atoms(self, resp: Any, req: Any, environ: Any, request_time: Any) -> Any:
+        """Adds the path as it was sent: decoded, a line break in it would forge a line."""
+        atoms = super().atoms(resp, req, environ, request_time)
+        path = quote(environ["PATH_INFO"], safe="/", encoding="latin-1")
+        atoms["U"] = re.sub(r"mbl_\w+", "mbl_...", path)  # a token in the wrong place
+        return atoms
+
+
 def when_ready(server: Any) -> None:
+    for listener in server.LISTENERS:
+        # Inherited by every connection: a client that falls silent in the middle
+        # of its request gives its thread back after 10 s (and 0 us).
+        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 10, 0))
     print(f"Microblog API is ready at {server.LISTENERS[0]}", flush=True)
+    if Config.SECRET_KEY is not None and len(Config.SECRET_KEY) < SHORTEST_SAFE_KEY:
+        print(
+            "SECRET_KEY is short: whoever steals the database may guess it, and with it every "
+            "token; README.md has the command that makes a good one",
+            file=sys.stderr,
+        )

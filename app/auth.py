@@ -11,9 +11,11 @@ from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 import apiflask
+import flask
 from apiflask import abort
 from flask import g, request
 from werkzeug.datastructures import Authorization
+from werkzeug.utils import cached_property
 
 from app import tokens
 from app.models import User
@@ -23,6 +25,18 @@ R = TypeVar("R")
 REALM = "Microblog API"
 # What a log in entitles to: everything.
 ALL_SCOPES = "read write introspect"
+
+
+class Request(flask.Request):
+    """A request whose `authorization` is parsed once."""
+
+    @cached_property
+    def authorization(self) -> Authorization | None:
+        """The credentials, or `None` if there are none or they cannot be read."""
+        try:
+            return super().authorization
+        except ValueError:  # Werkzeug's, on Basic credentials that are not ASCII
+            return None
 
 
 class HTTPBasicAuth(apiflask.HTTPBasicAuth):
@@ -59,40 +73,32 @@ any_auth = MultiAuth(token_auth, basic_token_auth)
 
 @basic_auth.verify_password
 def verify_password(username: str, password: str) -> User | None:
-    user = _user_of_password(username, password)
-    if user is not None:
-        user.renew_password_hash(password)
-    return user
+    return User.check_credentials(username, password)
 
 
 @basic_token_auth.verify_password
 def verify_token_or_password(username: str, password: str) -> User | None:
-    if tokens.is_token(username):
-        user: User | None = verify_token(username)
+    if tokens.has_shape(username):
+        user: User = verify_token(username)
         return user
-    return _user_of_password(username, password)
-
-
-def _user_of_password(username: str, password: str) -> User | None:
-    # Flask-HTTPAuth asks with empty strings when there are no credentials.
-    if not username or not password:
-        return None
     return User.check_credentials(username, password)
 
 
 @token_auth.verify_token
-def verify_token(token: str) -> User | None:
+def verify_token(token: str) -> User:
     user = User.find_by_token(token)
-    if user is not None and not user.has_live_token:
-        _challenge("Bearer", error="invalid_token", error_description="the token has expired")
+    if user is None:
+        _challenge_token("the token is not valid")
+    if not user.has_live_token:
+        _challenge_token("the token has expired")
     return user
 
 
 @token_auth.error_handler
 def token_required(_status: int) -> NoReturn:
     auth = request.authorization
-    if auth is not None and auth.type == "bearer":
-        _challenge("Bearer", error="invalid_token", error_description="the token is not valid")
+    if auth is not None and auth.type == "bearer":  # followed by nothing that can be a token
+        _challenge_token("the token is not valid")
     _challenge("Bearer")  # RFC 6750: without credentials, no more than that
 
 
@@ -100,6 +106,10 @@ def token_required(_status: int) -> NoReturn:
 @basic_token_auth.error_handler
 def password_required(_status: int) -> NoReturn:
     _challenge("Basic", charset="UTF-8")
+
+
+def _challenge_token(description: str) -> NoReturn:
+    _challenge("Bearer", error="invalid_token", error_description=description)
 
 
 def _challenge(scheme: str, **parameters: str) -> NoReturn:
@@ -125,14 +135,24 @@ def own_account(view: Callable[..., R]) -> Callable[..., R]:
     return decorated
 
 
-def presented_token() -> str | None:
-    """The token this request came with, or `None` if it came with a password."""
+def is_by_token() -> bool:
+    """Whether this request came with a token, and not with a password."""
     auth = request.authorization
-    text = auth and (auth.token or auth.username)
-    return text if text and tokens.is_token(text) else None
+    return auth is not None and (auth.type == "bearer" or tokens.has_shape(auth.username or ""))
+
+
+def presented_password() -> str:
+    """The password this request came with, or an empty text."""
+    auth = request.authorization
+    return (auth and auth.password) or ""
 
 
 def refuse_tokens_in_query() -> None:
     """Answers 400: an address ends up in logs, histories and Referer headers (RFC 6750, 5.3)."""
-    if request.query_string and not {"token", "access_token"}.isdisjoint(request.args):
+    if not {"token", "access_token"}.isdisjoint(request.args):
         abort(400, "send the token in the Authorization header, never in the address")
+
+
+def init_app(app: apiflask.APIFlask) -> None:
+    app.request_class = Request
+    app.before_request(refuse_tokens_in_query)

@@ -1,17 +1,16 @@
 """The Flask extensions, created without an application, and how each database is opened."""
 
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import sqlalchemy as sa
+from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
 from sqlalchemy.orm import DeclarativeBase
 
 if TYPE_CHECKING:
-    from flask_sqlalchemy.model import Model as Model  # noqa: PLC0414  mypy needs a static base
     from sqlalchemy.pool import ConnectionPoolEntry
 
 
@@ -28,47 +27,70 @@ class Base(DeclarativeBase):
     )
 
 
-db = SQLAlchemy(model_class=Base)
-if not TYPE_CHECKING:
+# What was committed is what is answered with: reading it again costs a
+# statement, and may fail when nothing can be taken back any more.
+db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+if TYPE_CHECKING:
+    Model = Base  # a type checker needs a class that it can see
+else:
     Model = db.Model
 # Without batch mode, which on SQLite copies a table and loses its indexes on expressions.
 migrate = Migrate(render_as_batch=False)
 
 
-def engine_options(uri: str, threads: int) -> dict[str, Any]:
-    """Keyword arguments of `sqlalchemy.create_engine` for the database at `uri`.
+def init_app(app: Flask) -> None:
+    url = sa.make_url(app.config["SQLALCHEMY_DATABASE_URI"])
+    app.config.setdefault(
+        "SQLALCHEMY_ENGINE_OPTIONS", engine_options(url, app.config["WEB_THREADS"])
+    )
+    db.init_app(app)
+    migrate.init_app(app, db)
+    with app.app_context():
+        if url.get_backend_name() == "sqlite":
+            sa.event.listen(db.engine, "connect", configure_sqlite)
+        else:
+            sa.event.listen(db.engine, "do_connect", connect_to_postgresql)
+
+
+def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
+    """Keyword arguments of `sqlalchemy.create_engine` for the database at `url`.
 
     Args:
-        uri: a SQLite or PostgreSQL URL.
+        url: of a SQLite or PostgreSQL database.
         threads: how many threads of one process use the database at once.
     """
-    url = sa.make_url(uri)
+    # What was logged of a failed statement must not hold e-mail addresses and hashes.
+    options: dict[str, Any] = {"hide_parameters": True}
     if url.get_backend_name() == "sqlite":
-        return {
-            "connect_args": {
-                # A writer takes the lock with its first statement. One that
-                # reads, then writes in a deferred transaction fails at once
-                # when somebody else wrote in between, however long it may wait.
-                "isolation_level": "IMMEDIATE",
-                "timeout": 10,  # seconds a writer waits for its turn
-            }
+        options["connect_args"] = {
+            # A writer takes the lock with its first statement. One that
+            # reads, then writes in a deferred transaction fails at once
+            # when somebody else wrote in between, however long it may wait.
+            "isolation_level": "IMMEDIATE",
+            "timeout": 10,  # seconds a writer waits for its turn
         }
-    connect_args = {
-        "connect_timeout": 3,  # seconds
-        # A host that is gone sends nothing back: give up after 10 s (given in
-        # milliseconds), and probe a connection that was idle for 10 s.
-        "tcp_user_timeout": 10_000,
-        "keepalives_idle": 10,
-        "keepalives_interval": 3,
-        "keepalives_count": 3,
-    }
-    return {
-        "pool_size": threads,
-        "pool_timeout": 5,  # seconds
-        "pool_pre_ping": True,  # a restarted server is noticed before a request is lost to it
+        if url.database in {None, "", ":memory:"}:
+            return options  # one connection, shared by all threads
+    else:
+        connect_args = {
+            "connect_timeout": 3,  # seconds
+            # A host that is gone sends nothing back: give up after 10 s (given in
+            # milliseconds), and probe a connection that was idle for 10 s.
+            "tcp_user_timeout": 10_000,
+            "keepalives_idle": 10,
+            "keepalives_interval": 3,
+            "keepalives_count": 3,
+        }
         # What the URL itself says wins.
-        "connect_args": {k: v for k, v in connect_args.items() if k not in url.query},
-    }
+        options["connect_args"] = {k: v for k, v in connect_args.items() if k not in url.query}
+        options["pool_pre_ping"] = True  # no request is lost to a server that has restarted
+    return options | {"pool_size": threads, "pool_timeout": 5}  # seconds
+
+
+def configure_sqlite(connection: Any, _entry: "ConnectionPoolEntry") -> None:
+    connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait
+    connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
+    connection.execute("PRAGMA foreign_keys = ON")
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
@@ -89,21 +111,7 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
             raise
 
 
-@sa.event.listens_for(sa.Engine, "do_connect")
 def connect_to_postgresql(
-    dialect: sa.Dialect, _entry: "ConnectionPoolEntry", args: Any, parameters: Any
-) -> PostgreSQLConnection | None:
-    if dialect.name != "postgresql":
-        return None
+    _dialect: sa.Dialect, _entry: "ConnectionPoolEntry", args: Any, parameters: Any
+) -> PostgreSQLConnection:
     return PostgreSQLConnection.connect(*args, **parameters)
-
-
-@sa.event.listens_for(sa.pool.Pool, "connect")
-def configure_sqlite(connection: Any, _entry: "ConnectionPoolEntry") -> None:
-    if not isinstance(connection, sqlite3.Connection):
-        return
-    connection.execute(
-        "PRAGMA journal_mode = WAL"
-    )  # readers and a writer do not wait for each other
-    connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
-    connection.execute("PRAGMA foreign_keys = ON")

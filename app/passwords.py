@@ -19,8 +19,10 @@ def verify_password(password_hash: str | None, password: str) -> bool:
     """Whether `password` is the one that was hashed.
 
     Reads Argon2 and, for the users of an existing database, Werkzeug's scrypt
-    and pbkdf2. A hash that is `None` or unreadable matches nothing, in the time
-    a wrong password takes, so that the time does not tell which users exist.
+    and pbkdf2. A hash that is `None` matches nothing, in the time a wrong
+    password takes, so that the time does not tell which users exist; it does
+    tell those of Werkzeug's hashes, until their next log in replaces them. A
+    hash that cannot be read matches nothing either.
     """
     if password_hash is None:
         hash_password(password)
@@ -54,11 +56,9 @@ def refusal(password: str) -> str | None:
 
 def _hasher() -> PasswordHasher:
     config = current_app.config
-    return _hasher_of(
-        config["ARGON2_TIME_COST"], config["ARGON2_MEMORY_KIB"], config["ARGON2_PARALLELISM"]
-    )
+    return _hasher_of(config["ARGON2_TIME_COST"], config["ARGON2_MEMORY_KIB"])
 
 
 @lru_cache
-def _hasher_of(time_cost: int, memory_kib: int, parallelism: int) -> PasswordHasher:
-    return PasswordHasher(time_cost=time_cost, memory_cost=memory_kib, parallelism=parallelism)
+def _hasher_of(time_cost: int, memory_kib: int) -> PasswordHasher:
+    return PasswordHasher(time_cost=time_cost, memory_cost=memory_kib, parallelism=1)

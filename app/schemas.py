@@ -11,13 +11,15 @@ from typing import Any, NoReturn
 from apiflask import Schema, abort
 from apiflask.fields import DateTime, Function, Integer, List, Nested, String
 from apiflask.schema_adapters.marshmallow import parser
-from email_validator import EmailNotValidError, validate_email
-from flask import Request, g, url_for
+from email_validator import EmailNotValidError
+from flask import Request, current_app, g, url_for
 from flask_sqlalchemy.pagination import Pagination
 from marshmallow import EXCLUDE, ValidationError, missing, pre_load
 from marshmallow.validate import Length, Range, Regexp
+from werkzeug.exceptions import HTTPException
 
 from app import passwords
+from app.models.user import normal_email
 
 # -- Reading a request -----------------------------------------------------------------
 
@@ -30,10 +32,27 @@ def load_json(request: Request, _schema: Schema) -> Any:
     try:
         # RFC 8259: UTF-8, of which a byte order mark may be ignored. Given bytes,
         # json would guess the encoding and let lone surrogates pass.
-        text = request.get_data().decode("utf-8-sig")
+        text = _read_body(request).decode("utf-8-sig")
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         abort(400, "the body is not valid JSON")
+
+
+def _read_body(request: Request) -> bytes:
+    """The whole body. 413 if it is too large, 400 if it does not arrive as announced."""
+    try:
+        body = request.get_data()
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001  whatever the WSGI server raises on broken chunks
+        abort(400, "the body could not be read")
+    if request.content_length is None:
+        # Werkzeug cuts a chunked body off at the limit, and says nothing.
+        if len(body) >= current_app.config["MAX_CONTENT_LENGTH"]:
+            abort(413)
+    elif len(body) < request.content_length:
+        abort(400, "the body ends before its Content-Length")
+    return body
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -63,7 +82,7 @@ class Email(Text):
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, *args, **kwargs)
         try:
-            return validate_email(text, check_deliverability=False, allow_smtputf8=False).normalized
+            return normal_email(text)
         except EmailNotValidError:
             raise ValidationError("must be a valid email address") from None
 

@@ -34,12 +34,14 @@ def make() -> str:
     return text + _checksum(text)
 
 
+def has_shape(text: str) -> bool:
+    """Whether `text` is meant to be a token, mistyped or not."""
+    return _SHAPE.fullmatch(text) is not None
+
+
 def is_token(text: str) -> bool:
     """Whether `text` has the shape and the checksum of a token; says nothing about its owner."""
-    return (
-        _SHAPE.fullmatch(text) is not None
-        and _checksum(text[:-_CHECKSUM_LENGTH]) == text[-_CHECKSUM_LENGTH:]
-    )
+    return has_shape(text) and _checksum(text[:-_CHECKSUM_LENGTH]) == text[-_CHECKSUM_LENGTH:]
 
 
 def _checksum(text: str) -> str:
@@ -77,4 +79,4 @@ def _cipher(secret_key: str) -> AESSIV:
     # wants; `info` keeps it apart from whatever else SECRET_KEY is used for.
     info = b"microblog-api login token AES-256-SIV"
     hkdf = HKDF(algorithm=SHA256(), length=64, salt=None, info=info)
-    return AESSIV(hkdf.derive(secret_key.encode()))
+    return AESSIV(hkdf.derive(secret_key.encode(errors="surrogateescape")))

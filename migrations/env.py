@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from flask import current_app
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 
 from app import columns
 from app.extensions import db
@@ -28,13 +28,13 @@ def connect() -> sa.Connection:
     while True:
         try:
             return db.engine.connect()
-        except OperationalError as error:
-            reason = str(error.orig).strip()
+        except DatabaseError as error:
+            reason = " ".join(str(error.orig).split())
             # FATAL is the server's own word: it answers, and refuses.
             refused = "FATAL" in reason and "starting up" not in reason
             if db.engine.dialect.name == "sqlite" or refused or time.monotonic() > give_up:
                 raise click.ClickException(f"cannot open {db.engine.url}: {reason}") from None
-            click.echo("waiting for the database to answer", err=True)
+            click.echo(f"waiting for the database to answer: {reason}", err=True)
             time.sleep(1)
 
 

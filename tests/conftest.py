@@ -6,6 +6,12 @@ has a schema of its own, which is dropped at the end.
 """
 
 import os
+
+# Neither a developer's .env nor their environment may change what is tested.
+os.environ["PYTHON_DOTENV_DISABLED"] = "1"
+for name in ("DATABASE_URL", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "HOST", "PORT", "FLASK_DEBUG"):
+    os.environ.pop(name, None)
+
 import secrets
 from contextlib import contextmanager
 

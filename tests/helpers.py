@@ -48,8 +48,7 @@ class Server:
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.kill(signal.SIGTERM)
+        self.stop()
         self.process.stdout.close()
 
     def start(self):
@@ -73,10 +72,15 @@ class Server:
         with suppress(ValueError):  # closed by __exit__
             self.output.extend(stdout)
 
-    def kill(self, signal_number):
-        """Signals every process of the server and waits for its end."""
-        os.killpg(self.process.pid, signal_number)
+    def stop(self):
+        """What `kill` does, to the process that boot.sh has become; returns its exit status."""
+        self.process.terminate()
         return self.process.wait(timeout=60)
+
+    def crash(self):
+        """Takes every process of the server down with no time to say goodbye."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=60)
 
     def request(self, method, path, *, headers=None, json_body=None, body=None, timeout=60):
         headers = dict(headers or {})

@@ -70,6 +70,12 @@ def test_what_is_not_json_is_refused(send, body):
     assert response.json == {"error": "Bad Request", "message": "the body is not valid JSON"}
 
 
+def test_a_byte_order_mark_is_ignored(client):
+    body = b"\xef\xbb\xbf" + json.dumps(GOOD).encode()
+    response = client.post("/api/users", data=body, content_type="application/json")
+    assert response.status_code == 201
+
+
 @pytest.mark.parametrize("body", ["null", "true", "1", "1.5", '"text"', "[]", "[{}]", '[["a", 1]]'])
 def test_what_is_not_an_object_is_refused(send, body):
     response = send(body)

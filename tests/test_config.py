@@ -1,6 +1,7 @@
 """Settings: what is read, what is refused, and the key that a SQLite application makes."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -12,12 +13,12 @@ from config import BASE_DIR, database_uri, secret_key_of_instance
 from tests.helpers import ROOT
 
 
-def python(code, **environment):
+def python(code, directory=ROOT, **environment):
     """Runs `code` in a process of its own, with these variables alone."""
-    keep = {name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ}
+    keep = {name: os.environ[name] for name in ("PATH", "PYTHON_DOTENV_DISABLED")}
     return subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT,
+        cwd=directory,
         env={**keep, **environment},
         capture_output=True,
         text=True,
@@ -75,7 +76,6 @@ def test_another_database_than_sqlite_refuses_to_start_without_a_key():
         ("", f"sqlite:///{BASE_DIR}/app.db"),
         ("sqlite:///app.db", f"sqlite:///{BASE_DIR}/app.db"),
         ("sqlite:////data/app.db", "sqlite:////data/app.db"),
-        ("sqlite://", "sqlite://"),
         ("postgres://u:p%40@h:5433/d", "postgresql+psycopg://u:p%40@h:5433/d"),
         ("postgresql://h/d?sslmode=require", "postgresql+psycopg://h/d?sslmode=require"),
     ],
@@ -84,7 +84,17 @@ def test_database_urls(text, uri):
     assert database_uri(text) == uri
 
 
-@pytest.mark.parametrize("text", ["app.db", "mysql://h/d", "sqlite+aiosqlite://", "postgresql"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "app.db",
+        "mysql://h/d",
+        "sqlite+aiosqlite://",
+        "postgresql",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
+)
 def test_other_databases_are_refused(text):
     with pytest.raises(ValidationError, match="must look like"):
         database_uri(text)
@@ -98,7 +108,11 @@ def test_only_sqlite_makes_its_own_key(tmp_path):
 
 def test_former_keys_are_a_list():
     code = "from config import Config; print(Config.SECRET_KEY_FALLBACKS)"
-    assert python(code, SECRET_KEY_FALLBACKS="one,two").stdout == "['one', 'two']\n"
+    assert python(code, SECRET_KEY_FALLBACKS="one, two,,").stdout == "('one', 'two')\n"
+
+
+def test_an_empty_host_is_not_every_host():
+    assert python("from config import Config; print(Config.HOST)", HOST="").stdout == "127.0.0.1\n"
 
 
 def test_a_key_is_made_once_for_its_owner_alone(tmp_path):
@@ -117,6 +131,20 @@ def test_processes_that_start_at_once_agree_on_a_key(tmp_path):
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(6)
     ]
     assert len({process.communicate()[0] for process in processes}) == 1
+
+
+def test_a_key_that_cannot_be_kept_stops_the_start(tmp_path):
+    (tmp_path / "instance").touch()  # a file where the folder should be
+    with pytest.raises(SystemExit, match="instance/secret_key: cannot be made or read"):
+        secret_key_of_instance("sqlite://", str(tmp_path / "instance"))
+
+
+def test_the_file_env_is_read_and_the_environment_wins(tmp_path):
+    shutil.copy(ROOT / "config.py", tmp_path)
+    (tmp_path / ".env").write_text("PORT=6000\nWEB_THREADS=3\n")
+    code = "from config import Config as c; print(c.PORT, c.WEB_THREADS)"
+    process = python(code, directory=tmp_path, PYTHON_DOTENV_DISABLED="0", PORT="7000")
+    assert process.stdout == "7000 3\n"
 
 
 def test_an_empty_key_file_stops_the_start(tmp_path):

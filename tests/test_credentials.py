@@ -1,6 +1,7 @@
 """Credentials that are missing, wrong or broken, and the challenges they meet."""
 
 import base64
+import re
 import statistics
 import time
 from datetime import UTC, datetime, timedelta
@@ -42,14 +43,15 @@ def test_without_credentials_a_route_challenges_and_says_nothing_more(client, me
     is_refused(client.open(path, method=method), PLAIN)
 
 
-def test_every_route_but_registration_and_log_in_is_protected(app):
+def test_every_route_but_registration_is_protected(app, client):
     routes = {
-        (method, rule.rule.replace("<int:id>", "1"))
+        (method, re.sub("<int:.*?>", "1", rule.rule))
         for rule in app.url_map.iter_rules()
         for method in rule.methods - {"HEAD", "OPTIONS"}
-        if rule.endpoint != "static"
     }
-    assert routes == {("POST", "/api/users"), ("POST", "/api/tokens"), *PROTECTED}
+    assert routes > {("POST", "/api/tokens"), *PROTECTED}
+    for method, path in routes - {("POST", "/api/users"), ("GET", "/static/<path:filename>")}:
+        assert client.open(path, method=method).status_code == 401, f"{method} {path} is open"
 
 
 @pytest.mark.parametrize("body", [None, "{}"])
@@ -127,6 +129,15 @@ def test_broken_basic_credentials_are_refused(client, alice, credentials):
     headers = {"Authorization": f"Basic {credentials}"}
     is_refused(client.post("/api/tokens", headers=headers), BASIC)
     assert client.get("/api/users/me", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "header", ["Basic \xff", "Basic \xff\xfe:x", "Bearer \xff", "\xff", "\xff x"]
+)
+def test_headers_that_are_not_ascii_are_refused(client, alice, header):
+    environ = {"HTTP_AUTHORIZATION": header}
+    is_refused(client.post("/api/tokens", environ_overrides=environ), BASIC)
+    assert client.get("/api/users/me", environ_overrides=environ).status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,10 @@ def test_a_statement_the_database_rejects_is_500_and_not_503(app, client, token)
 
 
 def test_a_broken_rule_of_the_database_that_is_no_conflict_is_not_called_one(app):
-    with app.app_context(), pytest.raises(sa.exc.IntegrityError):
+    with app.app_context(), pytest.raises(sa.exc.IntegrityError) as error:
         User.register(username="alice", email=None, password=PASSWORD)
+    # It will be logged: without the hash and the address that were to be stored.
+    assert "hide_parameters" in str(error.value)
 
 
 def test_a_pool_without_a_free_connection_is_503(app, client, token, monkeypatch):

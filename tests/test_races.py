@@ -35,7 +35,7 @@ def alice_of_session():
 
 def test_the_second_of_two_log_ins_is_handed_the_first_ones_token(app, alice):
     with app.app_context():
-        # Both have read that there is no token yet.
+        # Read before the second has one, which is not enough for either.
         first = alice_of_session()
         assert first.token is None
         token = first.get_token()

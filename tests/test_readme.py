@@ -74,8 +74,16 @@ def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
         for block in blocks("python"):
             name = re.match(r"# (\S+)\n", block).group(1)
             (directory / name).write_text(block)
+        routes = directory / "app" / "api" / "__init__.py"
+        routes.write_text(
+            routes.read_text()
+            .replace(
+                "from app.api import tokens, users", "from app.api import notes, tokens, users"
+            )
+            .replace("for module in (tokens, users)", "for module in (notes, tokens, users)")
+        )
         migrate = next(block for block in blocks("sh") if "flask db migrate" in block)
-        script = migrate.replace("./boot.sh\n", "flask db upgrade && flask db check")
+        script = re.sub(r"\./boot\.sh.*\n", "flask db upgrade && flask db check\n", migrate)
         subprocess.run(["bash", "-e"], input=script, cwd=directory, text=True, check=True)
     with boot() as server:
         body = {"username": "bob", "email": "bob@example.com", "password": "correct horse"}

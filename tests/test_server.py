@@ -7,10 +7,13 @@ import socket
 import subprocess
 import threading
 import time
+from contextlib import ExitStack, suppress
+from urllib.parse import urlsplit
 
 import pytest
 import sqlalchemy as sa
 
+from app import tokens
 from config import database_uri
 from tests.conftest import TEST_DATABASE_URL
 from tests.helpers import PASSWORD, ROOT, Server, at_once, basic, bearer
@@ -21,7 +24,7 @@ def boot(**environment):
     return subprocess.run(
         ["./boot.sh"],
         cwd=ROOT,
-        env={**os.environ, "PORT": "0", **environment},
+        env={**os.environ, "PORT": "0", "SECRET_KEY": "key", **environment},
         capture_output=True,
         text=True,
         timeout=90,
@@ -36,7 +39,7 @@ def test_the_first_line_says_the_address(server):
 
 
 def test_a_second_start_takes_seconds(server):
-    server.kill(signal.SIGTERM)
+    server.stop()
     server.process.stdout.close()
     start = time.monotonic()
     server.start()
@@ -63,7 +66,7 @@ def test_sigterm_ends_it_once_requests_in_flight_are_answered(app, config_class)
             thread.start()
         time.sleep(0.3)
         assert answers == []
-        assert server.kill(signal.SIGTERM) == 0
+        assert server.stop() == 0
         for thread in threads:
             thread.join()
         assert answers == [201, 201]
@@ -89,7 +92,7 @@ def test_nothing_acknowledged_is_lost_when_the_server_is_killed(server):
         deadline = time.monotonic() + 30
         while len(acknowledged) < 60 and time.monotonic() < deadline:
             time.sleep(0.005)
-        server.kill(signal.SIGKILL)
+        server.crash()
 
     at_once(
         21, lambda number: kill_in_the_middle() if number == 20 else register_and_log_in(number)
@@ -107,7 +110,7 @@ def test_the_log_has_neither_tokens_nor_passwords(server, register):
     token = server.request("POST", "/api/tokens", headers=basic("alice")).json["token"]
     server.request("GET", "/api/users/me", headers=basic(token, ""))
     server.request("GET", f"/api/users?access_token={token}")
-    server.kill(signal.SIGTERM)
+    server.stop()
     log = "".join(server.output)
     assert '"GET /api/users/me" 200' in log
     assert '"GET /api/users" 400' in log
@@ -119,6 +122,98 @@ def test_the_log_has_neither_tokens_nor_passwords(server, register):
 def test_a_header_of_8_kilobytes_is_refused_in_json(server):
     answer = server.request("GET", "/api/users", headers=bearer("x" * 8192))
     assert (answer.status, answer.json) == (401, {"error": "Unauthorized"})
+
+
+def test_an_id_or_a_page_of_5000_digits_is_refused_in_json(server, register):
+    register("alice")
+    answer = server.request("GET", f"/api/users/{'9' * 5000}", headers=basic("alice"))
+    assert (answer.status, answer.json["error"]) == (404, "Not Found")
+    answer = server.request("GET", f"/api/users?page={'9' * 5000}", headers=basic("alice"))
+    assert (answer.status, list(answer.json["errors"])) == (400, ["page"])
+
+
+def test_no_line_can_be_forged_in_the_log(server):
+    token = tokens.make()
+    server.request("GET", "/x%0a127.0.0.1%20%22GET%20/forged%22%20200%1b[2J")
+    server.request("GET", f"/api/users/{token}")
+    server.stop()
+    forged = [line for line in server.output if "forged" in line]
+    assert len(forged) == 1
+    assert '"GET /x%0A127.0.0.1%20%22GET%20/forged%22%20200%1B%5B2J" 404' in forged[0]
+    assert '"GET /api/users/mbl_..." 404' in "".join(server.output)
+
+
+def chunked(server, *chunks, path="/api/users", content_type="application/json"):
+    """The head of the answer to a request whose chunks are sent as they are."""
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\n"
+            "Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n".encode()
+        )
+        with suppress(OSError):  # it may have answered and hung up already
+            for chunk in chunks:
+                connection.sendall(chunk)
+        return connection.makefile("rb").read().decode()
+
+
+def chunk(body):
+    return f"{len(body):x}\r\n".encode() + body + b"\r\n"
+
+
+def test_a_chunked_body_is_read_and_one_that_is_too_large_is_413(server):
+    body = b'{"username": "alice", "email": "alice@example.com", "password": "correct horse"}'
+    end = chunk(b"")
+    assert chunked(server, chunk(body[:9]), chunk(body[9:]), end).startswith("HTTP/1.1 201")
+    padded = [chunk(body.replace(b"alice", b"bob")), *[chunk(b" " * 10_000)] * 20, end]
+    answer = chunked(server, *padded)
+    assert answer.startswith("HTTP/1.1 413")
+    assert '"error":"Request Entity Too Large"' in answer
+    assert server.request("GET", "/api/users/me", headers=basic("bob")).status == 401
+
+
+@pytest.mark.parametrize("garbage", [b"zz\r\n{}\r\n", b"-1\r\n", b"5\r\n{}xxxxx"])
+def test_a_broken_chunk_is_400(server, garbage):
+    answer = chunked(server, garbage)
+    assert answer.startswith("HTTP/1.1 400")
+    assert '"error":"Bad Request"' in answer
+
+
+def test_a_body_that_ends_too_early_is_400(server):
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(
+            b"POST /api/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 100\r\n\r\n{}"
+        )
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read().decode()
+    assert answer.startswith("HTTP/1.1 400")
+    assert "ends before its Content-Length" in answer or "could not be read" in answer
+
+
+@pytest.mark.parametrize("header", ["SCRIPT_NAME", "Script-Name", "X-Script-Name"])
+def test_no_header_moves_the_application_elsewhere(server, header):
+    answer = server.request("GET", "/evil/api/users", headers={header: "/evil"})
+    assert (answer.status, answer.json["error"]) == (404, "Not Found")
+
+
+def test_clients_that_fall_silent_give_their_threads_back(server):
+    address = urlsplit(server.url)
+    head = b"POST /api/users HTTP/1.1\r\nHost: x\r\n"
+    body = b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with ExitStack() as stack:
+        for part in [head, head + body] * 8:
+            connection = socket.create_connection((address.hostname, address.port))
+            stack.enter_context(connection).sendall(part)
+        assert server.request("GET", "/api/users", timeout=45).status == 401
+
+
+def test_a_short_key_is_told_after_the_address(config_class, app):
+    uri = config_class.SQLALCHEMY_DATABASE_URI
+    with Server(DATABASE_URL=uri, SECRET_KEY="short") as server:
+        server.stop()
+    assert server.output[0].startswith("SECRET_KEY is short")
 
 
 @pytest.mark.parametrize("name", ["PORT", "DATABASE_URL"])
@@ -152,7 +247,7 @@ def test_a_broken_migration_stops_it_at_once_with_the_reason(tmp_path):
 @pytest.mark.skipif(not TEST_DATABASE_URL, reason="needs PostgreSQL")
 def test_a_server_that_refuses_stops_it_at_once_with_the_reason():
     url = sa.make_url(database_uri(TEST_DATABASE_URL)).set(database="no_such_database")
-    process = boot(DATABASE_URL=url.render_as_string(hide_password=False), SECRET_KEY="key")
+    process = boot(DATABASE_URL=url.render_as_string(hide_password=False))
     assert process.returncode != 0
     assert '"no_such_database" does not exist' in process.stderr
     assert "Traceback" not in process.stderr
@@ -177,4 +272,6 @@ def test_a_database_that_does_not_answer_yet_is_waited_for():
         lines = [stderr.readline() for _ in range(2)]
         os.killpg(process.pid, signal.SIGTERM)
     process.wait(timeout=20)
-    assert lines == ["waiting for the database to answer\n"] * 2
+    for line in lines:
+        assert line.startswith("waiting for the database to answer: ")
+        assert "Connection refused" in line

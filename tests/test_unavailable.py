@@ -136,7 +136,7 @@ def impatient_client(app, config_class):
     uri = config_class.SQLALCHEMY_DATABASE_URI
     if not uri.startswith("sqlite"):
         pytest.skip("PostgreSQL locks single rows")
-    options = engine_options(uri, threads=1)
+    options = engine_options(sa.make_url(uri), threads=1)
     options["connect_args"]["timeout"] = 0.1
     attributes = {"SQLALCHEMY_ENGINE_OPTIONS": options}
     app = create_app(type("ImpatientConfig", (config_class,), attributes))

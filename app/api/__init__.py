@@ -1,10 +1,23 @@
 """The routes: one module per resource, each with a Blueprint of its own."""
 
 from apiflask import APIFlask
+from werkzeug.routing import IntegerConverter
 
 from app.api import tokens, users
 
 
+class AsciiInteger(IntegerConverter):
+    """`<int:...>` in a route: up to 18 ASCII digits, which is what the database can compare.
+
+    Werkzeug's takes the digits of every script, and any number of them.
+    """
+
+    regex = "[0-9]{1,18}"
+
+
 def init_app(app: APIFlask) -> None:
+    app.url_map.converters["int"] = AsciiInteger
+    # "//" is 404, not a redirect to whatever Host the client has sent.
+    app.url_map.merge_slashes = False
     for module in (tokens, users):
         app.register_blueprint(module.bp, url_prefix="/api")

@@ -1,17 +1,29 @@
 """A user: their name, their password, and the one login token their devices share."""
 
 import hashlib
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Self
 
 import sqlalchemy as sa
 import sqlalchemy.orm as so
+from email_validator import EmailNotValidError, validate_email
 from flask_sqlalchemy.pagination import Pagination
 from sqlalchemy.exc import IntegrityError
 
 from app import passwords, tokens
 from app.columns import BigId, SealedToken, UTCDateTime, sealed_forms, utc_now
 from app.extensions import Model, db
+
+
+def normal_email(text: str) -> str:
+    """The one form of an e-mail address that is stored and looked up.
+
+    Raises:
+        EmailNotValidError: of `email_validator`; `text` is no address, or one
+            with other than ASCII characters before the @.
+    """
+    return validate_email(text, check_deliverability=False, allow_smtputf8=False).normalized
 
 
 class AlreadyTakenError(Exception):
@@ -50,7 +62,7 @@ class User(Model):
         """A new user with an id, not committed.
 
         Raises:
-            AlreadyTakenError: nothing was stored.
+            AlreadyTakenError: nothing was stored; the session is rolled back.
         """
         user = cls(**fields)
         user.set_password(password)
@@ -62,7 +74,7 @@ class User(Model):
         """Sets columns of a registered user, without committing.
 
         Raises:
-            AlreadyTakenError: nothing was changed.
+            AlreadyTakenError: nothing was changed; the session is rolled back.
         """
         for name, value in fields.items():
             setattr(self, name, value)
@@ -95,8 +107,11 @@ class User(Model):
     def check_credentials(login: str, password: str) -> "User | None":
         """The user with this user name or e-mail address, if the password is theirs.
 
-        A login that does not exist takes the time of a wrong password.
+        A login that does not exist takes the time of a wrong password. Empty
+        ones are no credentials: HTTP libraries give them where there were none.
         """
+        if not login or not password:
+            return None
         user = User.find_by_login(login)
         password_hash = user.password_hash if user is not None else None
         return user if passwords.verify_password(password_hash, password) else None
@@ -106,7 +121,14 @@ class User(Model):
         """The user with this user name or e-mail address, in any case; `None` if there is none."""
         if "\0" in login:  # PostgreSQL has no such text and says so with an error
             return None
-        return db.session.scalar(_BY["email" if "@" in login else "username"], {"value": login})
+        if "@" in login:
+            email = login
+            with suppress(EmailNotValidError):  # an older database may hold others
+                email = normal_email(login)
+            user = db.session.scalar(_BY["email"], {"value": email})
+            if user is not None:
+                return user
+        return db.session.scalar(_BY["username"], {"value": login})
 
     def set_password(self, password: str) -> None:
         self.password_hash = passwords.hash_password(password)
@@ -155,23 +177,27 @@ class User(Model):
     def find_by_token(token: str) -> "User | None":
         """The user who holds this token, live or expired; `None` if nobody does.
 
-        One SELECT; none for a text that cannot be a token, and one more for
-        each key in `SECRET_KEY_FALLBACKS` where the current one does not match.
+        One SELECT, and none for a text that cannot be a token.
         """
         if not tokens.is_token(token):
             return None
-        for sealed in sealed_forms(token):
-            user = db.session.scalar(_BY["token"], {"value": sealed})
-            if user is not None:
-                # The row was found by this text: no need to decrypt it, and
-                # `revoke_token` knows which token was presented.
-                so.attributes.set_committed_value(user, "token", token)
-                return user
-        return None
+        user = db.session.scalar(_BY["token"], {"value": sealed_forms(token)})
+        if user is not None:
+            # The row was found by this text: no need to decrypt it, and
+            # `revoke_token` knows which token was presented.
+            so.attributes.set_committed_value(user, "token", token)
+        return user
 
     @property
     def has_live_token(self) -> bool:
         return self.token_expiration is not None and self.token_expiration > utc_now()
+
+    @property
+    def token_seconds_left(self) -> int:
+        """What remains of the token, to the nearest second; 0 without one."""
+        if self.token_expiration is None:
+            return 0
+        return max(0, round((self.token_expiration - utc_now()).total_seconds()))
 
     def revoke_token(self) -> None:
         """Ends the token this user was found by, or else the one they have.
@@ -202,5 +228,5 @@ _TEXT = sa.func.lower(sa.bindparam("value", type_=sa.String))
 _BY = {
     "username": sa.select(User).where(sa.func.lower(User.username) == _TEXT),
     "email": sa.select(User).where(sa.func.lower(User.email) == _TEXT),
-    "token": sa.select(User).where(User.token == sa.bindparam("value")),
+    "token": sa.select(User).where(User.token.in_(sa.bindparam("value", expanding=True))),
 }
