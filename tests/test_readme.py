@@ -104,7 +104,7 @@ def test_the_table_of_settings_is_complete():
     rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`(.*?)`|.*?) \|", README, re.MULTILINE)
     defaults = dict(rows)
     code = (ROOT / "config.py").read_text()
-    read = re.findall(r'(?:whole_number|env\.\w+)\(\s*"([A-Z0-9_]+)"', code)
+    read = re.findall(r'(?:whole_number|keys|env\.\w+)\(\s*"([A-Z0-9_]+)"', code)
     assert list(defaults) == read
     numbers = [name for name, default in defaults.items() if default.isdigit()]
     assert numbers

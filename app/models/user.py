@@ -181,7 +181,11 @@ class User(Model):
         """
         if not tokens.is_token(token):
             return None
-        user = db.session.scalar(_BY["token"], {"value": sealed_forms(token)})
+        current, *former = sealed_forms(token)
+        if former:  # while a key is rotated
+            user = db.session.scalar(_BY["tokens"], {"values": [current, *former]})
+        else:
+            user = db.session.scalar(_BY["token"], {"value": current})
         if user is not None:
             # The row was found by this text: no need to decrypt it, and
             # `revoke_token` knows which token was presented.
@@ -228,5 +232,6 @@ _TEXT = sa.func.lower(sa.bindparam("value", type_=sa.String))
 _BY = {
     "username": sa.select(User).where(sa.func.lower(User.username) == _TEXT),
     "email": sa.select(User).where(sa.func.lower(User.email) == _TEXT),
-    "token": sa.select(User).where(User.token.in_(sa.bindparam("value", expanding=True))),
+    "token": sa.select(User).where(User.token == sa.bindparam("value")),
+    "tokens": sa.select(User).where(User.token.in_(sa.bindparam("values", expanding=True))),
 }
