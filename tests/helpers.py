@@ -92,6 +92,8 @@ class Server:
             connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read().decode())
+        except http.client.HTTPException as error:
+            raise ConnectionError("the answer broke off") from error
         finally:
             connection.close()
 
