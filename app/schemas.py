@@ -4,102 +4,17 @@ What a request may say and what a response looks like is written here and
 nowhere else: these schemas validate the one, write the other, and describe both.
 """
 
-import json
-import re
-from typing import Any, NoReturn
+from typing import Any
 
-from apiflask import Schema, abort
+from apiflask import Schema
 from apiflask.fields import DateTime, Function, Integer, List, Nested, String
-from apiflask.schema_adapters.marshmallow import parser
-from email_validator import EmailNotValidError
-from flask import Request, current_app, g, url_for
-from flask_sqlalchemy.pagination import Pagination
+from flask import g, url_for
 from marshmallow import EXCLUDE, ValidationError, missing, pre_load
-from marshmallow.validate import Length, Range, Regexp
-from werkzeug.exceptions import HTTPException
+from marshmallow.validate import Length, Regexp
 
 from app import passwords
-from app.models.user import normal_email
-
-# -- Reading a request -----------------------------------------------------------------
-
-
-@parser.location_loader("json")
-def load_json(request: Request, _schema: Schema) -> Any:
-    """The request's body. 415 if it is not declared as JSON, 400 if it is not JSON."""
-    if not request.is_json:
-        abort(415)
-    try:
-        # RFC 8259: UTF-8, of which a byte order mark may be ignored. Given bytes,
-        # json would guess the encoding and let lone surrogates pass.
-        text = _read_body(request).decode("utf-8-sig")
-        return json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        abort(400, "the body is not valid JSON")
-
-
-def _read_body(request: Request) -> bytes:
-    """The whole body. 413 if it is too large, 400 if it does not arrive as announced."""
-    try:
-        body = request.get_data()
-    except HTTPException:
-        raise
-    except Exception:  # noqa: BLE001  whatever the WSGI server raises on broken chunks
-        abort(400, "the body could not be read")
-    if request.content_length is None:
-        # Werkzeug cuts a chunked body off at the limit, and says nothing.
-        if len(body) >= current_app.config["MAX_CONTENT_LENGTH"]:
-            abort(413)
-    elif len(body) < request.content_length:
-        abort(400, "the body ends before its Content-Length")
-    return body
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON (RFC 8259)")
-
-
-class Text(String):
-    """A string that every database can store."""
-
-    default_error_messages = {  # noqa: RUF012  a marshmallow declaration
-        "required": "must be given",
-        "null": "must be a string",
-        "invalid": "must be a string",
-        "unstorable": "must be without NUL characters and lone surrogates",
-    }
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        text: str = super()._deserialize(value, *args, **kwargs)
-        if re.search("[\0\ud800-\udfff]", text):
-            raise self.make_error("unstorable")
-        return text
-
-
-class Email(Text):
-    """An e-mail address, in its normal form (RFC 5321; ASCII before the @)."""
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        text = super()._deserialize(value, *args, **kwargs)
-        try:
-            return normal_email(text)
-        except EmailNotValidError:
-            raise ValidationError("must be a valid email address") from None
-
-
-class Count(Integer):
-    """A whole number in a query string, in ASCII digits: `int()` reads many more."""
-
-    def __init__(self, highest: int, **kwargs: Any) -> None:
-        text = f"must be a whole number from 1 to {highest}"
-        super().__init__(
-            validate=Range(1, highest, error=text), error_messages={"invalid": text}, **kwargs
-        )
-
-    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if not re.fullmatch(r"[0-9]{1,18}", value):
-            raise self.make_error("invalid")
-        return super()._deserialize(value, *args, **kwargs)
+from app.fields import Count, Email, Text
+from app.models import Page, Post
 
 
 class Body(Schema):
@@ -149,21 +64,29 @@ class NewUser(ChangedUser):
 
 class UserLinks(Schema):
     self = Function(lambda user: url_for("users.get_user", id=user.id))
+    followers = Function(lambda user: url_for("following.get_followers", id=user.id))
+    following = Function(lambda user: url_for("following.get_following", id=user.id))
     avatar = Function(lambda user: user.avatar(128))
 
 
-class UserOut(Schema):
+class Resource(Schema):
+    """Whose `links` are made from the whole object."""
+
+    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
+        return obj if attr == "links" else super().get_attribute(obj, attr, default)
+
+
+class UserOut(Resource):
     id = Integer()
     username = String()
     # Only in one's own user.
     email = Function(lambda user: user.email if user == g.get("flask_httpauth_user") else missing)
     about_me = String()
     last_seen = DateTime()
+    post_count = Integer()
+    follower_count = Integer()
+    following_count = Integer()
     links = Nested(UserLinks, data_key="_links")
-
-    def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
-        # The links of a user are made from the whole user.
-        return obj if attr == "links" else super().get_attribute(obj, attr, default)
 
 
 # -- Collections -----------------------------------------------------------------------
@@ -193,32 +116,98 @@ class UserCollection(Schema):
     links = Nested(PageLinks, data_key="_links")
 
 
-def collection(pagination: Pagination, endpoint: str, **values: Any) -> dict[str, Any]:
+def collection(page: Page, endpoint: str, **values: Any) -> dict[str, Any]:
     """A page in the form that a collection schema writes.
 
     Args:
-        pagination: the page.
+        page: of the collection.
         endpoint: of the route that answers with it.
         values: of the route's variables.
     """
 
-    def link(page: int | None) -> str | None:
-        if page is None:
+    def link(number: int | None) -> str | None:
+        if number is None:
             return None
-        return url_for(endpoint, page=page, per_page=pagination.per_page, **values)
+        return url_for(endpoint, page=number, per_page=page.per_page, **values)
 
     return {
-        "items": pagination.items,
+        "items": page.items,
         "meta": {
-            "page": pagination.page,
-            "per_page": pagination.per_page,
-            "total_pages": pagination.pages,
-            "total_items": pagination.total,
+            "page": page.number,
+            "per_page": page.per_page,
+            "total_pages": page.pages,
+            "total_items": page.total,
         },
         "links": {
-            "self": link(pagination.page),
-            "next": link(pagination.next_num),
-            "prev": link(pagination.prev_num),
+            "self": link(page.number),
+            "next": link(page.next_number),
+            "prev": link(page.prev_number),
+        },
+    }
+
+
+# -- Posts -----------------------------------------------------------------------------
+
+
+class NewPost(Body):
+    body = Text(required=True, validate=Length(1, 140, error="must be 1 to 140 characters long"))
+
+
+class PostLinks(Schema):
+    self = Function(lambda post: url_for("posts.get_post", id=post.id))
+    author = Function(lambda post: url_for("users.get_user", id=post.user_id))
+
+
+class PostOut(Resource):
+    id = Integer()
+    body = String()
+    timestamp = DateTime()
+    author = Nested(UserOut, only=("id", "username", "links"))
+    links = Nested(PostLinks, data_key="_links")
+
+
+class StreamQuery(Schema):
+    before = Count(2**53)  # what JSON numbers are exact to
+    per_page = Count(100, load_default=10)
+
+
+class StreamMeta(Schema):
+    per_page = Integer()
+
+
+class StreamLinks(Schema):
+    self = String()
+    next = String()
+
+
+class PostStream(Schema):
+    items = List(Nested(PostOut))
+    meta = Nested(StreamMeta, data_key="_meta")
+    links = Nested(StreamLinks, data_key="_links")
+
+
+def stream(
+    posts: list[Post], query: dict[str, Any], endpoint: str, **values: Any
+) -> dict[str, Any]:
+    """The posts from a position on, in the form that `PostStream` writes.
+
+    Args:
+        posts: newest first, and one more than fits where there are more.
+        query: as `StreamQuery` has read it.
+        endpoint: of the route that answers with it.
+        values: of the route's variables.
+    """
+    per_page = query["per_page"]
+    items = posts[:per_page]
+    more = len(posts) > per_page
+    return {
+        "items": items,
+        "meta": {"per_page": per_page},
+        "links": {
+            "self": url_for(endpoint, **query, **values),
+            "next": url_for(endpoint, **query | {"before": items[-1].id}, **values)
+            if more
+            else None,
         },
     }
 

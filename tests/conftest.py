@@ -20,6 +20,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import create_app, db
+from app.models import Total
 from config import Config, database_uri
 from tests.helpers import PASSWORD, Server
 
@@ -96,7 +97,9 @@ def app(migrated_app):
     migrated_app.config.update(config)
     with migrated_app.app_context():
         for table in reversed(db.metadata.sorted_tables):
-            db.session.execute(sa.delete(table))
+            if table is not Total.__table__:
+                db.session.execute(sa.delete(table))
+        db.session.execute(sa.update(Total).values(value=0))
         db.session.commit()
 
 

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import create_app, db
+from app.models import User
 from tests.conftest import postgresql_schema
 from tests.helpers import ROOT
 
@@ -56,6 +57,30 @@ def test_the_migrations_go_up_down_and_up_again(fresh_app):
 def test_the_models_and_the_migrations_agree(migrated_app, capsys):
     with migrated_app.app_context():
         flask_migrate.check()
+
+
+def test_a_database_of_the_first_schema_keeps_its_rows(fresh_app):
+    with fresh_app.app_context():
+        flask_migrate.upgrade(revision="0001")
+        columns = "username, email, password_hash, about_me"
+        row = ("alice", "alice@example.com", "a hash", "Hi")
+        for name in ("alice", "bob"):
+            values = {"u": name, "e": f"{name}@example.com", "p": "a hash", "a": "Hi"}
+            statement = f'INSERT INTO "user" ({columns}) VALUES (:u, :e, :p, :a)'
+            db.session.execute(sa.text(statement), values)
+        db.session.commit()
+        flask_migrate.upgrade()
+        rows = db.session.execute(sa.text(f'SELECT {columns} FROM "user" ORDER BY id')).all()
+        assert (len(rows), tuple(rows[0])) == (2, row)
+        page = User.page(1, 10)
+        assert page.total == 2
+        assert [(u.post_count, u.follower_count, u.following_count) for u in page.items] == [
+            (0, 0, 0)
+        ] * 2
+        db.session.rollback()
+        flask_migrate.downgrade(revision="0001")
+        rows = db.session.execute(sa.text(f'SELECT {columns} FROM "user" ORDER BY id')).all()
+        assert tuple(rows[0]) == row
 
 
 def test_two_machines_that_upgrade_at_once_both_succeed(fresh_app):

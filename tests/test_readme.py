@@ -74,14 +74,12 @@ def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
         for block in blocks("python"):
             name = re.match(r"# (\S+)\n", block).group(1)
             (directory / name).write_text(block)
+        models = directory / "app" / "models" / "__init__.py"
+        line = "from app.models.page import Page, Total\n"
+        named = models.read_text().replace(line, "from app.models.note import Note\n" + line)
+        models.write_text(named.replace('    "Page",\n', '    "Note",\n    "Page",\n'))
         routes = directory / "app" / "api" / "__init__.py"
-        routes.write_text(
-            routes.read_text()
-            .replace(
-                "from app.api import tokens, users", "from app.api import notes, tokens, users"
-            )
-            .replace("for module in (tokens, users)", "for module in (notes, tokens, users)")
-        )
+        routes.write_text(routes.read_text().replace("following, posts", "following, notes, posts"))
         migrate = next(block for block in blocks("sh") if "flask db migrate" in block)
         script = re.sub(r"\./boot\.sh.*\n", "flask db upgrade && flask db check\n", migrate)
         subprocess.run(["bash", "-e"], input=script, cwd=directory, text=True, check=True)

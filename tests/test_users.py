@@ -31,8 +31,13 @@ def test_registering_gives_a_user_and_where_it_is(client):
         "username": "alice",
         "about_me": "Ein Gruß\nin zwei Zeilen 🙂",
         "last_seen": user["last_seen"],
+        "post_count": 0,
+        "follower_count": 0,
+        "following_count": 0,
         "_links": {
             "self": f"/api/users/{user['id']}",
+            "followers": f"/api/users/{user['id']}/followers",
+            "following": f"/api/users/{user['id']}/following",
             "avatar": f"https://www.gravatar.com/avatar/{EMAIL_HASH}?d=identicon&s=128",
         },
     }

@@ -1,5 +1,16 @@
 """The state of the application and its rules; knows nothing of HTTP."""
 
+from app.models.follow import Follow, FollowsOneselfError
+from app.models.page import Page, Total
+from app.models.post import Post
 from app.models.user import AlreadyTakenError, User
 
-__all__ = ["AlreadyTakenError", "User"]
+__all__ = [
+    "AlreadyTakenError",
+    "Follow",
+    "FollowsOneselfError",
+    "Page",
+    "Post",
+    "Total",
+    "User",
+]

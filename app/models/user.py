@@ -8,12 +8,12 @@ from typing import Any, Self
 import sqlalchemy as sa
 import sqlalchemy.orm as so
 from email_validator import EmailNotValidError, validate_email
-from flask_sqlalchemy.pagination import Pagination
 from sqlalchemy.exc import IntegrityError
 
 from app import passwords, tokens
 from app.columns import BigId, SealedToken, UTCDateTime, sealed_forms, utc_now
 from app.extensions import Model, db
+from app.models.page import Page, Total, paged
 
 
 def normal_email(text: str) -> str:
@@ -51,6 +51,10 @@ class User(Model):
         SealedToken, index=True, unique=True, deferred=True
     )
     token_expiration: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
+    # Kept by `Post` and `Follow` with each change: a page of users counts nothing.
+    post_count: so.Mapped[int] = so.mapped_column(default=0, server_default="0")
+    follower_count: so.Mapped[int] = so.mapped_column(default=0, server_default="0")
+    following_count: so.Mapped[int] = so.mapped_column(default=0, server_default="0")
 
     def __repr__(self) -> str:
         return f"<User {self.username}>"
@@ -96,10 +100,9 @@ class User(Model):
             raise
 
     @staticmethod
-    def page(page: int, per_page: int) -> Pagination:
+    def page(page: int, per_page: int) -> Page:
         """A page of all users by ascending id; one past the end is empty."""
-        query = sa.select(User).order_by(User.id)
-        return db.paginate(query, page=page, per_page=per_page, max_per_page=None, error_out=False)
+        return Page.of(_ALL, page, per_page, Total.of("user"))
 
     # -- Logging in with a password ----------------------------------------------------
 
@@ -227,8 +230,17 @@ class User(Model):
 sa.Index("ix_user_username", sa.func.lower(User.username), unique=True)
 sa.Index("ix_user_email", sa.func.lower(User.email), unique=True)
 
+
+@sa.event.listens_for(User, "after_insert")
+def _count_user(_mapper: object, connection: sa.Connection, _user: User) -> None:
+    connection.execute(_ONE_MORE)
+
+
+_ONE_MORE = sa.update(Total).where(Total.name == "user").values(value=Total.value + 1)
+
 # Built once: building a statement costs more than running it.
 _TEXT = sa.func.lower(sa.bindparam("value", type_=sa.String))
+_ALL = paged(sa.select(User).order_by(User.id))
 _BY = {
     "username": sa.select(User).where(sa.func.lower(User.username) == _TEXT),
     "email": sa.select(User).where(sa.func.lower(User.email) == _TEXT),

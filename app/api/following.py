@@ -1,0 +1,57 @@
+"""Followers and those one follows, under `/api/users`."""
+
+from typing import Any
+
+from apiflask import APIBlueprint, abort
+
+from app.auth import any_auth
+from app.extensions import db
+from app.models import Follow, FollowsOneselfError, User
+from app.schemas import PageQuery, UserCollection, collection
+
+bp = APIBlueprint("following", __name__)
+
+
+@bp.get("/users/<int:id>/followers")
+@bp.auth_required(any_auth)
+@bp.input(PageQuery, location="query")
+@bp.output(UserCollection)
+def get_followers(id: int, query_data: dict[str, int]) -> Any:
+    """Those who follow a user."""
+    page = Follow.followers_of(db.get_or_404(User, id), **query_data)
+    return collection(page, ".get_followers", id=id)
+
+
+@bp.get("/users/<int:id>/following")
+@bp.get("/users/<int:id>/followed", endpoint="get_followed")  # its name in the tutorial of 2018
+@bp.auth_required(any_auth)
+@bp.input(PageQuery, location="query")
+@bp.output(UserCollection)
+def get_following(id: int, query_data: dict[str, int]) -> Any:
+    """Those whom a user follows."""
+    page = Follow.followed_by(db.get_or_404(User, id), **query_data)
+    return collection(page, ".get_following", id=id)
+
+
+@bp.put("/users/me/following/<int:id>")
+@bp.auth_required(any_auth)
+@bp.output({}, status_code=204)
+def follow(id: int) -> Any:
+    """Follow a user; again is no mistake."""
+    user = db.get_or_404(User, id)
+    try:
+        Follow.begin(any_auth.current_user().id, user.id)
+    except FollowsOneselfError:
+        abort(400, "you cannot follow yourself; your own posts are in your feed anyway")
+    db.session.commit()
+    return ""
+
+
+@bp.delete("/users/me/following/<int:id>")
+@bp.auth_required(any_auth)
+@bp.output({}, status_code=204)
+def unfollow(id: int) -> Any:
+    """Follow a user no longer; again is no mistake."""
+    Follow.end(any_auth.current_user().id, db.get_or_404(User, id).id)
+    db.session.commit()
+    return ""

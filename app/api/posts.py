@@ -1,0 +1,105 @@
+"""Posts: write, read, change and delete them, and the streams of them."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from apiflask import APIBlueprint, abort
+from flask import url_for
+
+from app.auth import any_auth
+from app.extensions import db
+from app.models import Post, User
+from app.schemas import NewPost, PostOut, PostStream, StreamQuery, stream
+
+bp = APIBlueprint("posts", __name__)
+
+
+def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives the view the `post` of the route's `id`: 404 without one, 403 if another wrote it.
+
+    Stands below `auth_required` and above `input`, as `own_account` does.
+    """
+
+    @wraps(view)
+    def decorated(id: int, **kwargs: Any) -> Any:
+        post = db.get_or_404(Post, id)
+        if post.user_id != any_auth.current_user().id:
+            abort(403)
+        return view(post=post, **kwargs)
+
+    return decorated
+
+
+@bp.get("/posts")
+@bp.auth_required(any_auth)
+@bp.input(StreamQuery, location="query")
+@bp.output(PostStream)
+def get_posts(query_data: dict[str, int]) -> Any:
+    """Everybody's posts, newest first."""
+    posts = Post.of_everybody(query_data.get("before"), query_data["per_page"] + 1)
+    return stream(posts, query_data, ".get_posts")
+
+
+@bp.get("/users/<int:id>/posts")
+@bp.auth_required(any_auth)
+@bp.input(StreamQuery, location="query")
+@bp.output(PostStream)
+def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
+    """A user's posts, newest first."""
+    user = db.get_or_404(User, id)
+    posts = Post.of_user(user.id, query_data.get("before"), query_data["per_page"] + 1)
+    return stream(posts, query_data, ".get_posts_of_user", id=id)
+
+
+@bp.get("/feed")
+@bp.auth_required(any_auth)
+@bp.input(StreamQuery, location="query")
+@bp.output(PostStream)
+def get_feed(query_data: dict[str, int]) -> Any:
+    """Posts of those one follows, and one's own, newest first."""
+    me = any_auth.current_user().id
+    posts = Post.feed_of(me, query_data.get("before"), query_data["per_page"] + 1)
+    return stream(posts, query_data, ".get_feed")
+
+
+@bp.post("/posts")
+@bp.auth_required(any_auth)
+@bp.input(NewPost, arg_name="fields")
+@bp.output(PostOut, 201)
+def create_post(fields: dict[str, str]) -> Any:
+    """Write a post."""
+    post = Post.publish(any_auth.current_user(), fields["body"])
+    db.session.commit()
+    return post, 201, {"Location": url_for(".get_post", id=post.id)}
+
+
+@bp.get("/posts/<int:id>")
+@bp.auth_required(any_auth)
+@bp.output(PostOut)
+def get_post(id: int) -> Any:
+    """One post."""
+    return db.get_or_404(Post, id)
+
+
+@bp.put("/posts/<int:id>")
+@bp.auth_required(any_auth)
+@own_post
+@bp.input(NewPost, arg_name="fields")
+@bp.output(PostOut)
+def update_post(post: Post, fields: dict[str, str]) -> Any:
+    """Change one's own post."""
+    post.body = fields["body"]
+    db.session.commit()
+    return post
+
+
+@bp.delete("/posts/<int:id>")
+@bp.auth_required(any_auth)
+@own_post
+@bp.output({}, status_code=204)
+def delete_post(post: Post) -> Any:
+    """Delete one's own post."""
+    post.withdraw()
+    db.session.commit()
+    return ""

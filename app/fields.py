@@ -1,0 +1,94 @@
+"""How a request is read: the body, and the kinds of field that it may hold."""
+
+import json
+import re
+from typing import Any, NoReturn
+
+from apiflask import Schema, abort
+from apiflask.fields import Integer, String
+from apiflask.schema_adapters.marshmallow import parser
+from email_validator import EmailNotValidError
+from flask import Request, current_app
+from marshmallow import ValidationError
+from marshmallow.validate import Range
+from werkzeug.exceptions import HTTPException
+
+from app.models.user import normal_email
+
+
+@parser.location_loader("json")
+def load_json(request: Request, _schema: Schema) -> Any:
+    """The request's body. 415 if it is not declared as JSON, 400 if it is not JSON."""
+    if not request.is_json:
+        abort(415)
+    try:
+        # RFC 8259: UTF-8, of which a byte order mark may be ignored. Given bytes,
+        # json would guess the encoding and let lone surrogates pass.
+        text = _read_body(request).decode("utf-8-sig")
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        abort(400, "the body is not valid JSON")
+
+
+def _read_body(request: Request) -> bytes:
+    """The whole body. 413 if it is too large, 400 if it does not arrive as announced."""
+    try:
+        body = request.get_data()
+    except HTTPException:
+        raise
+    except Exception:  # noqa: BLE001  whatever the WSGI server raises on broken chunks
+        abort(400, "the body could not be read")
+    if request.content_length is None:
+        # Werkzeug cuts a chunked body off at the limit, and says nothing.
+        if len(body) >= current_app.config["MAX_CONTENT_LENGTH"]:
+            abort(413)
+    elif len(body) < request.content_length:
+        abort(400, "the body ends before its Content-Length")
+    return body
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON (RFC 8259)")
+
+
+class Text(String):
+    """A string that every database can store."""
+
+    default_error_messages = {  # noqa: RUF012  a marshmallow declaration
+        "required": "must be given",
+        "null": "must be a string",
+        "invalid": "must be a string",
+        "unstorable": "must be without NUL characters and lone surrogates",
+    }
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        text: str = super()._deserialize(value, *args, **kwargs)
+        if re.search("[\0\ud800-\udfff]", text):
+            raise self.make_error("unstorable")
+        return text
+
+
+class Email(Text):
+    """An e-mail address, in its normal form (RFC 5321; ASCII before the @)."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        text = super()._deserialize(value, *args, **kwargs)
+        try:
+            return normal_email(text)
+        except EmailNotValidError:
+            raise ValidationError("must be a valid email address") from None
+
+
+class Count(Integer):
+    """A whole number in a query string, in ASCII digits: `int()` reads many more."""
+
+    def __init__(self, highest: int, **kwargs: Any) -> None:
+        text = f"must be a whole number from 1 to {highest}"
+        super().__init__(
+            validate=Range(1, highest, error=text), error_messages={"invalid": text}, **kwargs
+        )
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not re.fullmatch(r"[0-9]{1,18}", value):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *args, **kwargs)

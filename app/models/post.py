@@ -1,0 +1,113 @@
+"""A post, and the streams that posts are read in: newest first, from a position on."""
+
+from datetime import datetime
+from typing import Any, Self
+
+import sqlalchemy as sa
+import sqlalchemy.orm as so
+
+from app.columns import BigId, UTCDateTime, utc_now
+from app.extensions import Model, db
+from app.models.follow import Follow
+from app.models.user import User
+
+
+class Post(Model):
+    id: so.Mapped[int] = so.mapped_column(BigId, primary_key=True)
+    body: so.Mapped[str] = so.mapped_column(sa.String(140))
+    timestamp: so.Mapped[datetime] = so.mapped_column(UTCDateTime, default=utc_now)
+    user_id: so.Mapped[int] = so.mapped_column(sa.ForeignKey("user.id"))
+
+    author: so.Mapped[User] = so.relationship(lazy="joined", innerjoin=True)
+
+    def __repr__(self) -> str:
+        return f"<Post {self.body}>"
+
+    @classmethod
+    def publish(cls, author: User, body: str) -> Self:
+        """A new post with an id, counted, not committed."""
+        post = cls(author=author, body=body)
+        db.session.add(post)
+        db.session.flush()
+        _count(author.id, 1)
+        return post
+
+    def withdraw(self) -> None:
+        """Deletes the post; nothing happens to one that another request has just deleted."""
+        gone = db.session.scalar(sa.delete(Post).where(Post.id == self.id).returning(Post.id))
+        if gone is not None:
+            _count(self.user_id, -1)
+
+    # Each of these gives up to `count` posts whose id is lower than `before`, in one SELECT.
+
+    @staticmethod
+    def of_everybody(before: int | None, count: int) -> list["Post"]:
+        return _read(_ALL, before, count)
+
+    @staticmethod
+    def of_user(user_id: int, before: int | None, count: int) -> list["Post"]:
+        return _read(_OF_USER, before, count, user_id=user_id)
+
+    @staticmethod
+    def feed_of(user_id: int, before: int | None, count: int) -> list["Post"]:
+        """Posts of those the user follows, and their own."""
+        return _read(_FEED[db.engine.dialect.name], before, count, user_id=user_id)
+
+
+# Finds a user's newest posts.
+sa.Index("ix_post_user_id", Post.user_id, Post.id)
+
+
+def _count(user_id: int, change: int) -> None:
+    values = {User.post_count: User.post_count + change}
+    db.session.execute(sa.update(User).where(User.id == user_id).values(values))
+
+
+def _read(query: sa.Select[Any], before: int | None, count: int, **values: Any) -> list[Post]:
+    values |= {"before": 2**63 - 1 if before is None else before, "count": count}
+    return list(db.session.scalars(query, values))
+
+
+_USER_ID, _BEFORE, _COUNT = (
+    sa.bindparam(name, type_=sa.BigInteger) for name in ("user_id", "before", "count")
+)
+
+
+def _newest(*criteria: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return (
+        sa.select(Post).where(Post.id < _BEFORE, *criteria).order_by(Post.id.desc()).limit(_COUNT)
+    )
+
+
+def _feed(dialect_name: str) -> sa.Select[Any]:
+    """The newest posts of each author, and the newest of those.
+
+    So the cost grows with the number of authors one follows, and neither with
+    how much they have written nor with what everybody else has.
+    """
+    authors = sa.union_all(
+        sa.select(_USER_ID.label("id")),
+        sa.select(Follow.followed_id).where(Follow.follower_id == _USER_ID),
+    ).subquery("authors")
+    candidate = so.aliased(Post)
+    newest_of_author = (
+        sa.select(candidate.id)
+        .where(candidate.user_id == authors.c.id, candidate.id < _BEFORE)
+        .order_by(candidate.id.desc())
+        .limit(_COUNT)
+        .correlate(authors)
+    )
+    if dialect_name == "postgresql":
+        # Its planner would run a correlated IN for every post there is.
+        newest = newest_of_author.lateral("newest")
+        ids = sa.select(newest.c.id).select_from(sa.join(authors, newest, sa.true()))
+    else:
+        # SQLite has no LATERAL, and does the same with an IN.
+        own = so.aliased(Post)
+        ids = sa.select(own.id).select_from(sa.join(authors, own, own.id.in_(newest_of_author)))
+    return _newest(Post.id.in_(ids))
+
+
+_ALL = _newest()
+_OF_USER = _newest(Post.user_id == _USER_ID)
+_FEED = {name: _feed(name) for name in ("sqlite", "postgresql")}

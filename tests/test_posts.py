@@ -1,0 +1,181 @@
+"""Posts, the streams of them, and the feed."""
+
+import json
+
+import pytest
+
+from tests.helpers import at_once, basic, bearer
+
+
+@pytest.fixture
+def publish(client):
+    def publish(login, body="Hello"):
+        response = client.post("/api/posts", json={"body": body}, headers=basic(login))
+        assert response.status_code == 201, response.text
+        return response.json["id"]
+
+    return publish
+
+
+def ids(stream):
+    return [post["id"] for post in stream["items"]]
+
+
+def test_a_post_is_published(client, alice, token):
+    response = client.post("/api/posts", json={"body": "Grüße 🙂"}, headers=bearer(token))
+    assert response.status_code == 201
+    post = response.json
+    assert response.headers["Location"] == f"/api/posts/{post['id']}"
+    assert post == {
+        "id": post["id"],
+        "body": "Grüße 🙂",
+        "timestamp": post["timestamp"],
+        "author": {"id": alice, "username": "alice", "_links": post["author"]["_links"]},
+        "_links": {"self": f"/api/posts/{post['id']}", "author": f"/api/users/{alice}"},
+    }
+    assert post["author"]["_links"]["self"] == f"/api/users/{alice}"
+    assert post["timestamp"].endswith("+00:00")
+    assert client.get(response.headers["Location"], headers=bearer(token)).json == post
+
+
+def test_the_author_changes_and_deletes_it(client, alice, token, publish):
+    path = f"/api/posts/{publish('alice')}"
+    response = client.put(path, json={"body": "Changed", "user_id": 7}, headers=bearer(token))
+    assert (response.status_code, response.json["body"]) == (200, "Changed")
+    assert client.get(path, headers=bearer(token)).json == response.json
+    assert client.get("/api/users/me", headers=bearer(token)).json["post_count"] == 1
+    assert client.delete(path, headers=bearer(token)).status_code == 204
+    assert client.get(path, headers=bearer(token)).status_code == 404
+    assert client.delete(path, headers=bearer(token)).status_code == 404
+    assert client.get("/api/users/me", headers=bearer(token)).json["post_count"] == 0
+
+
+@pytest.mark.parametrize("body", ["", "not json", '{"body": "Mine now"}', '{"body": ""}'])
+def test_nobody_else_does_whatever_the_body(client, alice, bob, token, publish, body):
+    path = f"/api/posts/{publish('bob')}"
+    assert client.put(path, data=body, headers=bearer(token)).status_code == 403
+    assert client.delete(path, headers=bearer(token)).status_code == 403
+    assert client.get(path, headers=bearer(token)).json["body"] == "Hello"
+
+
+@pytest.mark.parametrize("length", [1, 140])
+@pytest.mark.parametrize("character", ["x", "ß", "日", "🙂", "\n"])
+def test_a_body_has_1_to_140_characters_of_any_script(client, token, length, character):
+    body = {"body": character * length}
+    response = client.post("/api/posts", json=body, headers=bearer(token))
+    assert (response.status_code, response.json["body"]) == (201, body["body"])
+
+
+@pytest.mark.parametrize("body", ["", "x" * 141, "\0", "a\ud800", None, 1, ["x"], {}])
+def test_other_bodies_are_refused_and_nothing_changes(client, alice, token, publish, body):
+    path = f"/api/posts/{publish('alice')}"
+    data = json.dumps({"body": body})
+    for method, target in (("POST", "/api/posts"), ("PUT", path)):
+        response = client.open(
+            target,
+            method=method,
+            data=data,
+            content_type="application/json",
+            headers=bearer(token),
+        )
+        assert response.status_code == 400
+        assert list(response.json["errors"]) == ["body"]
+    assert client.get(path, headers=bearer(token)).json["body"] == "Hello"
+    assert client.get("/api/users/me", headers=bearer(token)).json["post_count"] == 1
+
+
+@pytest.mark.parametrize("id", ["0", "999999", "abc", "9" * 18, "9" * 30])
+def test_a_post_that_does_not_exist_is_404(client, token, id):
+    for method in ("GET", "PUT", "DELETE"):
+        path = f"/api/posts/{id}"
+        assert client.open(path, method=method, headers=bearer(token)).status_code == 404
+    assert client.get(f"/api/users/{id}/posts", headers=bearer(token)).status_code == 404
+
+
+def test_streams_come_newest_first_and_page_by_position(client, alice, bob, token, publish):
+    posts = [publish(name) for name in ("alice", "bob", "alice", "alice", "bob")]
+    first = client.get("/api/posts?per_page=2", headers=bearer(token)).json
+    assert ids(first) == [posts[4], posts[3]]
+    assert first["_meta"] == {"per_page": 2}
+    assert first["_links"] == {
+        "self": "/api/posts?per_page=2",
+        "next": f"/api/posts?per_page=2&before={posts[3]}",
+    }
+    # One that is published meanwhile moves nothing.
+    publish("bob")
+    second = client.get(first["_links"]["next"], headers=bearer(token)).json
+    assert ids(second) == [posts[2], posts[1]]
+    third = client.get(second["_links"]["next"], headers=bearer(token)).json
+    assert ids(third) == [posts[0]]
+    assert third["_links"]["next"] is None
+
+    own = client.get(f"/api/users/{alice}/posts?per_page=2", headers=bearer(token)).json
+    assert ids(own) == [posts[3], posts[2]]
+    assert own["_links"]["next"] == f"/api/users/{alice}/posts?per_page=2&before={posts[2]}"
+    rest = client.get(own["_links"]["next"], headers=bearer(token)).json
+    assert ids(rest) == [posts[0]]
+
+
+def test_an_empty_stream_has_no_next(client, token):
+    stream = client.get("/api/feed", headers=bearer(token)).json
+    assert stream == {
+        "items": [],
+        "_meta": {"per_page": 10},
+        "_links": {"self": "/api/feed?per_page=10", "next": None},
+    }
+
+
+def test_the_feed_is_of_those_one_follows_and_oneself(client, register, log_in, publish):
+    people = {name: register(name) for name in ("alice", "bob", "carol", "dave")}
+    headers = bearer(log_in("alice"))
+    for name in ("bob", "carol"):
+        client.put(f"/api/users/me/following/{people[name]}", headers=headers)
+    posts = [publish(name) for name in ("alice", "bob", "dave", "carol", "bob", "dave", "alice")]
+    expected = [posts[index] for index in (6, 4, 3, 1, 0)]
+    assert ids(client.get("/api/feed", headers=headers).json) == expected
+    page = client.get("/api/feed?per_page=2", headers=headers).json
+    seen = ids(page)
+    while page["_links"]["next"]:
+        page = client.get(page["_links"]["next"], headers=headers).json
+        seen += ids(page)
+    assert seen == expected
+    client.delete(f"/api/users/me/following/{people['bob']}", headers=headers)
+    assert ids(client.get("/api/feed", headers=headers).json) == [posts[6], posts[3], posts[0]]
+
+
+@pytest.mark.parametrize("route", ["/api/posts", "/api/feed", "/api/users/{}/posts"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("before", value) for value in ("abc", "0", "-1", str(2**63), "٣", "")]
+    + [("per_page", value) for value in ("0", "101", "x")],
+)
+def test_a_position_that_is_no_number_is_refused(client, alice, token, route, name, value):
+    query = {name: value}
+    response = client.get(route.format(alice), query_string=query, headers=bearer(token))
+    assert response.status_code == 400
+    assert list(response.json["errors"]) == [name]
+
+
+def test_posts_published_and_deleted_at_once_are_all_counted(server, client, register):
+    register("alice")
+    headers = basic("alice")
+
+    def publish_and_delete(_):
+        for keep in (False, True, False):
+            answer = server.request("POST", "/api/posts", json_body={"body": "x"}, headers=headers)
+            assert answer.status == 201
+            if not keep:
+                path = answer.headers["Location"]
+                assert server.request("DELETE", path, headers=headers).status == 204
+
+    at_once(8, publish_and_delete)
+    assert client.get("/api/users/me", headers=headers).json["post_count"] == 8
+
+
+def test_a_post_deleted_twice_at_once_is_counted_once(server, client, register, publish):
+    register("alice")
+    publish("alice")
+    path = f"/api/posts/{publish('alice')}"
+    answers = at_once(8, lambda _: server.request("DELETE", path, headers=basic("alice")).status)
+    assert set(answers) <= {204, 404}
+    assert client.get("/api/users/me", headers=basic("alice")).json["post_count"] == 1
