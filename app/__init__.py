@@ -2,7 +2,7 @@
 
 from apiflask import APIFlask
 
-from app import api, auth, errors, extensions
+from app import api, auth, cli, errors, extensions
 from app.extensions import db
 from config import Config, secret_key_of_instance
 
@@ -22,4 +22,5 @@ def create_app(config_class: type[Config] = Config) -> APIFlask:
     errors.init_app(app)
     auth.init_app(app)
     api.init_app(app)
+    cli.init_app(app)
     return app

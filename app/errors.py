@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from apiflask import APIFlask, HTTPError
 from flask import current_app
 from marshmallow.exceptions import SCHEMA
+from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.http import HTTP_STATUS_CODES
 
 _Answer = tuple[dict[str, Any], int, dict[str, Any]]
@@ -81,6 +82,8 @@ def _summary(fields: dict[str, list[str]]) -> str:
 
 
 def _answer_database_error(error: sa.exc.SQLAlchemyError) -> _Answer:
+    if isinstance(error, StaleDataError):  # what was to be changed has just been deleted
+        return _answer(HTTPError(404))
     if not _is_unavailable(error):
         raise error
     current_app.logger.warning("the database does not answer: %s", error.__cause__ or error)

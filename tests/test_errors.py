@@ -90,6 +90,18 @@ def test_a_pool_without_a_free_connection_is_503(app, client, token, monkeypatch
     }
 
 
+def test_changing_what_has_just_been_deleted_is_404(app, client, alice, token, monkeypatch):
+    def change(user, **_):
+        with db.engine.begin() as other:
+            other.execute(sa.delete(User))
+        user.about_me = "too late"
+        db.session.flush()
+
+    monkeypatch.setattr(User, "change", change)
+    response = client.put(f"/api/users/{alice}", json={}, headers=bearer(token))
+    assert (response.status_code, response.json["error"]) == (404, "Not Found")
+
+
 def test_an_error_of_the_orm_itself_is_500(app, client, token, monkeypatch):
     def fail(_):
         raise sa.exc.InvalidRequestError("ours")

@@ -172,6 +172,20 @@ def test_posts_published_and_deleted_at_once_are_all_counted(server, client, reg
     assert client.get("/api/users/me", headers=headers).json["post_count"] == 8
 
 
+def test_a_post_changed_while_it_is_deleted_is_changed_or_gone(server, register, publish):
+    register("alice")
+    headers = basic("alice")
+    for _ in range(5):
+        path = f"/api/posts/{publish('alice')}"
+
+        def change_or_delete(number, path=path):
+            if number == 0:
+                return server.request("DELETE", path, headers=headers).status
+            return server.request("PUT", path, json_body={"body": "x"}, headers=headers).status
+
+        assert set(at_once(6, change_or_delete)) <= {200, 204, 404}
+
+
 def test_a_post_deleted_twice_at_once_is_counted_once(server, client, register, publish):
     register("alice")
     publish("alice")

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm as so
 from sqlalchemy.exc import IntegrityError
 
-from app.extensions import Model, db
+from app.extensions import Model, db, delete
 from app.models.page import Page, paged
 from app.models.user import User
 
@@ -39,9 +39,7 @@ class Follow(Model):
     @staticmethod
     def end(follower_id: int, followed_id: int) -> None:
         """One user follows another no longer; nothing happens if they did not."""
-        pair = (Follow.follower_id == follower_id, Follow.followed_id == followed_id)
-        ended = db.session.scalar(sa.delete(Follow).where(*pair).returning(Follow.follower_id))
-        if ended is not None:
+        if delete(Follow, Follow.follower_id == follower_id, Follow.followed_id == followed_id):
             _count(follower_id, followed_id, -1)
 
     @staticmethod

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm as so
 
 from app.columns import BigId, UTCDateTime, utc_now
-from app.extensions import Model, db
+from app.extensions import Model, db, delete
 from app.models.follow import Follow
 from app.models.user import User
 
@@ -34,8 +34,7 @@ class Post(Model):
 
     def withdraw(self) -> None:
         """Deletes the post; nothing happens to one that another request has just deleted."""
-        gone = db.session.scalar(sa.delete(Post).where(Post.id == self.id).returning(Post.id))
-        if gone is not None:
+        if delete(Post, Post.id == self.id):
             _count(self.user_id, -1)
 
     # Each of these gives up to `count` posts whose id is lower than `before`, in one SELECT.

@@ -1,0 +1,48 @@
+"""The command `flask fake`."""
+
+from collections.abc import Callable, Iterator
+
+import click
+from apiflask import APIFlask
+from flask.cli import AppGroup
+
+from app import fake
+from app.extensions import db
+
+fake_cli = AppGroup("fake", help="Fill the database with users and posts that nobody wrote.")
+
+
+def _fill(make: Callable[[int], Iterator[int]], count: int, *, yes: bool) -> None:
+    url = db.engine.url
+    if not yes and not fake.is_local(url):
+        raise click.UsageError(f"{url} is not on this machine; repeat with --yes if you mean it")
+    with click.progressbar(length=count) as bar:
+        try:
+            for size in make(count):
+                bar.update(size)
+        except LookupError as error:
+            raise click.ClickException(f"{error}; make some with `flask fake users`") from None
+
+
+_count = click.argument("count", type=click.IntRange(min=1))
+_yes = click.option("--yes", is_flag=True, help="Also in a database on another machine.")
+
+
+@fake_cli.command("users")
+@_count
+@_yes
+def fake_users(count: int, *, yes: bool) -> None:
+    """Make COUNT users. They have no password: nobody can log in as one of them."""
+    _fill(fake.make_users, count, yes=yes)
+
+
+@fake_cli.command("posts")
+@_count
+@_yes
+def fake_posts(count: int, *, yes: bool) -> None:
+    """Make COUNT posts, by users drawn at random."""
+    _fill(fake.make_posts, count, yes=yes)
+
+
+def init_app(app: APIFlask) -> None:
+    app.cli.add_command(fake_cli)

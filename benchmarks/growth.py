@@ -1,0 +1,184 @@
+"""How the cost of a request grows with the number of users: CPU time on SQLite.
+
+    pip install matplotlib
+    python -m benchmarks.growth [--sizes 1000 100000 1000000] [--plot docs/growth.png]
+
+Makes a database for each size, with five posts for each user, and 1,000 users
+who follow 50 others each. Then sends requests of those 1,000 to the application
+in this process, in turns over the sizes, and prints the median of the rounds, in
+microseconds of CPU time, and the ratio of the largest size to the smallest.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import flask_migrate
+import sqlalchemy as sa
+
+from app import create_app, db, fake
+from app.models import Follow, User
+from config import Config
+
+FOLLOWERS, FOLLOWED = 1_000, 50
+ROUNDS, REQUESTS = 9, 300
+ROUTES = [
+    "bearer check",
+    "GET /api/users/me",
+    "GET /api/users",
+    "GET /api/users/<id>",
+    "GET /api/users/<id>/followers",
+    "GET /api/users/<id>/following",
+    "GET /api/posts",
+    "GET /api/users/<id>/posts",
+    "GET /api/feed",
+]
+COUNT = "SELECT count(*)"  # what total_items would cost, were it counted
+
+
+def make_app(size, folder):
+    """An application on a database of `size` users, and the tokens of those who follow others."""
+
+    class BenchmarkConfig(Config):
+        SQLALCHEMY_DATABASE_URI = f"sqlite:///{folder}/{size}.db"
+        SECRET_KEY = "of no use anywhere else"
+
+    app = create_app(BenchmarkConfig)
+    with app.app_context():
+        flask_migrate.upgrade()
+        if not User.page(1, 1).total:
+            fill(size)
+        users = list(db.session.scalars(sa.select(User).order_by(User.id).limit(FOLLOWERS)))
+        tokens = [user.get_token(expires_in=86_400) for user in users]
+        db.session.commit()
+    return app, tokens
+
+
+def fill(size):
+    for _ in fake.make_users(size):
+        pass
+    for _ in fake.make_posts(5 * size):
+        pass
+    ids = list(db.session.scalars(sa.select(User.id)))
+    followers = ids[:FOLLOWERS]
+    pairs = [
+        (follower, followed)
+        for follower in followers
+        for followed in random.sample(ids, FOLLOWED)
+        if followed != follower
+    ]
+    rows = [{"follower_id": a, "followed_id": b} for a, b in pairs]
+    db.session.execute(sa.insert(Follow), rows)
+    for column, other in (("following_count", "follower_id"), ("follower_count", "followed_id")):
+        number = sa.select(sa.func.count()).where(getattr(Follow, other) == User.id)
+        values = {column: number.scalar_subquery()}
+        options = {"synchronize_session": False}
+        db.session.execute(sa.update(User).values(values), execution_options=options)
+    db.session.commit()
+
+
+def microseconds(app, route, tokens, size):
+    """CPU time of one request, over `REQUESTS` requests of users drawn at random."""
+    drawn = random.choices(tokens, k=REQUESTS)
+    if route == "bearer check":
+
+        def run(token):
+            with app.app_context():
+                assert User.check_token(token)
+
+    elif route == COUNT:
+        drawn = drawn[: max(3, 3_000_000 // size // 100)]
+
+        def run(_):
+            with app.app_context():
+                db.session.scalar(sa.text('SELECT count(*) FROM "user"'))
+
+    else:
+
+        def run(token):
+            path = route.removeprefix("GET ").replace("<id>", str(random.randint(1, size)))
+            environ = {
+                "REQUEST_METHOD": "GET",
+                "PATH_INFO": path,
+                "SERVER_NAME": "localhost",
+                "SERVER_PORT": "80",
+                "SERVER_PROTOCOL": "HTTP/1.1",
+                "wsgi.url_scheme": "http",
+                "wsgi.input": BytesIO(),
+                "HTTP_AUTHORIZATION": f"Bearer {token}",
+            }
+            statuses = []
+            b"".join(app(environ, lambda status, *_: statuses.append(status)))
+            assert statuses == ["200 OK"]
+
+    start = time.process_time()
+    for token in drawn:
+        run(token)
+    return (time.process_time() - start) / len(drawn) * 1e6
+
+
+def measure(apps):
+    """`{route: {size: microseconds}}`, the median of the rounds."""
+    figures = {route: {size: [] for size in apps} for route in (*ROUTES, COUNT)}
+    for round_ in range(ROUNDS + 1):
+        for route, by_size in figures.items():
+            for size, (app, tokens) in apps.items():
+                value = microseconds(app, route, tokens, size)
+                if round_:  # the first warms caches up
+                    by_size[size].append(value)
+    return {
+        route: {size: statistics.median(values) for size, values in by_size.items()}
+        for route, by_size in figures.items()
+    }
+
+
+def print_table(figures, sizes):
+    print(
+        f"{'CPU us per request, users:':31}"
+        + "".join(f"{size:>12,}" for size in sizes)
+        + "   growth"
+    )
+    for route, by_size in figures.items():
+        row = "".join(f"{by_size[size]:12,.0f}" for size in sizes)
+        print(f"{route:31}{row}{by_size[sizes[-1]] / by_size[sizes[0]]:9.2f}")
+
+
+def draw(figures, sizes, path):
+    import matplotlib.pyplot as plt  # noqa: PLC0415  needed by nothing else
+
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    for route in ROUTES:
+        axes.plot(sizes, [figures[route][size] for size in sizes], marker="o", label=route)
+    axes.set(
+        xscale="log",
+        xlabel="users, with five posts each",
+        ylabel="CPU time of a request, microseconds",
+        title="What a request costs as the database grows (SQLite)",
+        ylim=(0, None),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=110)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 100_000, 1_000_000])
+    parser.add_argument("--folder", type=Path, help="keeps the databases, for another run")
+    parser.add_argument("--plot", type=Path, help="where to draw the table, as PNG")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary)).resolve()
+        apps = {size: make_app(size, folder) for size in sorted(options.sizes)}
+        figures = measure(apps)
+    print_table(figures, list(apps))
+    if options.plot:
+        draw(figures, list(apps), options.plot)
+
+
+if __name__ == "__main__":
+    main()
