@@ -9,9 +9,7 @@ from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
 from sqlalchemy.orm import DeclarativeBase
-
-if TYPE_CHECKING:
-    from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry
 
 
 class Base(DeclarativeBase):
@@ -93,7 +91,7 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
     return options | {"pool_size": threads, "pool_timeout": 5}  # seconds
 
 
-def configure_sqlite(connection: Any, _entry: "ConnectionPoolEntry") -> None:
+def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait
     connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
@@ -118,6 +116,6 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
 
 
 def connect_to_postgresql(
-    _dialect: sa.Dialect, _entry: "ConnectionPoolEntry", args: Any, parameters: Any
+    _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
 ) -> PostgreSQLConnection:
     return PostgreSQLConnection.connect(*args, **parameters)

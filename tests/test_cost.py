@@ -123,8 +123,9 @@ def test_no_route_reads_a_whole_table(client, crowd, plans):
         assert not is_full_scan(statement, plan), f"{statement}\n{plan}"
 
 
-def test_the_feed_reads_the_newest_posts_of_each_author_and_no_others(client, crowd, plans):
-    headers, _ = crowd
-    client.get("/api/feed?per_page=2", headers=headers)
+@pytest.mark.parametrize("path", ["/api/feed?per_page=2", "/api/users/{other}/posts?per_page=2"])
+def test_the_newest_posts_of_an_author_are_found_by_index(client, crowd, plans, path):
+    headers, real = crowd
+    client.get(real(path), headers=headers)
     plan = plans[-1][1]
     assert "ix_post_user_id" in plan, plan
