@@ -41,7 +41,11 @@ COUNT = "SELECT count(*)"  # what total_items would cost, were it counted
 
 
 def make_app(size, folder):
-    """An application on a database of `size` users, and the tokens of those who follow others."""
+    """An application on a database of `size` users, and who asks it about whom.
+
+    Gives it with the tokens of those who follow others, and the ids of those who
+    have followers and who follow, by the last part of the route that shows them.
+    """
 
     class BenchmarkConfig(Config):
         SQLALCHEMY_DATABASE_URI = f"sqlite:///{folder}/{size}.db"
@@ -55,7 +59,8 @@ def make_app(size, folder):
         users = list(db.session.scalars(sa.select(User).order_by(User.id).limit(FOLLOWERS)))
         tokens = [user.get_token(expires_in=86_400) for user in users]
         db.session.commit()
-    return app, tokens
+        popular = list(db.session.scalars(sa.select(Follow.followed_id).distinct()))
+    return app, tokens, {"followers": popular, "following": [user.id for user in users]}
 
 
 def fill(size):
@@ -63,12 +68,14 @@ def fill(size):
         pass
     for _ in fake.make_posts(5 * size):
         pass
-    ids = list(db.session.scalars(sa.select(User.id)))
-    followers = ids[:FOLLOWERS]
+    ids = list(db.session.scalars(sa.select(User.id).order_by(User.id)))
+    # From all over the table, and as many as follow, so that each has as many followers
+    # whatever the size.
+    popular = random.sample(ids, FOLLOWERS)
     pairs = [
         (follower, followed)
-        for follower in followers
-        for followed in random.sample(ids, FOLLOWED)
+        for follower in ids[:FOLLOWERS]
+        for followed in random.sample(popular, FOLLOWED)
         if followed != follower
     ]
     rows = [{"follower_id": a, "followed_id": b} for a, b in pairs]
@@ -81,7 +88,7 @@ def fill(size):
     db.session.commit()
 
 
-def microseconds(app, route, tokens, size):
+def microseconds(app, route, size, tokens, ids):
     """CPU time of one request, over `REQUESTS` requests of users drawn at random."""
     drawn = random.choices(tokens, k=REQUESTS)
     if route == "bearer check":
@@ -100,7 +107,8 @@ def microseconds(app, route, tokens, size):
     else:
 
         def run(token):
-            path = route.removeprefix("GET ").replace("<id>", str(random.randint(1, size)))
+            drawn_from = ids.get(route.rpartition("/")[2], range(1, size + 1))
+            path = route.removeprefix("GET ").replace("<id>", str(random.choice(drawn_from)))
             environ = {
                 "REQUEST_METHOD": "GET",
                 "PATH_INFO": path,
@@ -126,8 +134,8 @@ def measure(apps):
     figures = {route: {size: [] for size in apps} for route in (*ROUTES, COUNT)}
     for round_ in range(ROUNDS + 1):
         for route, by_size in figures.items():
-            for size, (app, tokens) in apps.items():
-                value = microseconds(app, route, tokens, size)
+            for size, (app, tokens, ids) in apps.items():
+                value = microseconds(app, route, size, tokens, ids)
                 if round_:  # the first warms caches up
                     by_size[size].append(value)
     return {

@@ -30,12 +30,17 @@ def connect() -> sa.Connection:
             return db.engine.connect()
         except DatabaseError as error:
             reason = " ".join(str(error.orig).split())
-            # FATAL is the server's own word: it answers, and refuses.
-            refused = "FATAL" in reason and "starting up" not in reason
-            if db.engine.dialect.name == "sqlite" or refused or time.monotonic() > give_up:
+            if db.engine.dialect.name == "sqlite":
+                # Two that open a new file at once: SQLite does not wait while it
+                # turns to its write-ahead log.
+                final = "locked" not in reason
+            else:
+                # FATAL is the server's own word: it answers, and refuses.
+                final = "FATAL" in reason and "starting up" not in reason
+            if final or time.monotonic() > give_up:
                 raise click.ClickException(f"cannot open {db.engine.url}: {reason}") from None
             click.echo(f"waiting for the database to answer: {reason}", err=True)
-            time.sleep(1)
+            time.sleep(0.5)
 
 
 def lock(connection: sa.Connection) -> None:
