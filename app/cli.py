@@ -20,8 +20,9 @@ def _fill(make: Callable[[int], Iterator[int]], count: int, *, yes: bool) -> Non
         try:
             for size in make(count):
                 bar.update(size)
-        except LookupError as error:
-            raise click.ClickException(f"{error}; make some with `flask fake users`") from None
+        except fake.NoUsersError:
+            text = "there is nobody to write posts; make users with `flask fake users`"
+            raise click.ClickException(text) from None
 
 
 _count = click.argument("count", type=click.IntRange(min=1))

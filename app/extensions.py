@@ -50,9 +50,10 @@ def init_app(app: Flask) -> None:
             sa.event.listen(db.engine, "do_connect", connect_to_postgresql)
 
 
-def delete(model: type[Base], *criteria: sa.ColumnElement[bool]) -> int:
-    """Deletes rows; gives how many, of which another transaction may have left none."""
-    result = db.session.execute(sa.delete(model).where(*criteria))
+def rows_changed(statement: sa.UpdateBase) -> int:
+    """Executes an INSERT, UPDATE or DELETE; gives how many rows it has made or found."""
+    # Without the option SQLAlchemy does not keep the number for an INSERT.
+    result = db.session.execute(statement, execution_options={"preserve_rowcount": True})
     return cast("sa.CursorResult[Any]", result).rowcount
 
 

@@ -4,6 +4,7 @@ Each function makes rows in batches, commits each batch with the counts that
 belong to it, and yields how many rows it has made.
 """
 
+import os
 import random
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,16 +18,24 @@ from app.models import Post, Total, User
 
 BATCH = 10_000
 POSTS_AT_ONCE = 5  # by each author that is drawn
+DAYS = timedelta(days=30)
+
+
+class NoUsersError(Exception):
+    """There is nobody to write posts."""
 
 
 def is_local(url: sa.URL) -> bool:
     """Whether the database is a file, or served by this machine."""
-    host = url.query.get("host", url.host) or ""
-    return (
-        url.get_backend_name() == "sqlite"
-        or host in {"", "localhost", "127.0.0.1", "::1"}
-        or str(host).startswith("/")  # the folder of a Unix socket
-    )
+    if url.get_backend_name() == "sqlite":
+        return True
+    # libpq has more ways to name a server than its URL.
+    elsewhere = {"PGHOST", "PGHOSTADDR", "PGSERVICE"} & os.environ.keys()
+    if elsewhere or {"hostaddr", "service"} & url.query.keys():
+        return False
+    host = str(url.query.get("host", url.host or ""))
+    is_socket_folder = host.startswith("/") and "," not in host
+    return is_socket_folder or host in {"", "localhost", "127.0.0.1", "::1"}
 
 
 def make_users(count: int) -> Iterator[int]:
@@ -47,25 +56,25 @@ def make_users(count: int) -> Iterator[int]:
                 }
             )
         db.session.execute(sa.insert(User), rows)
-        total = sa.update(Total).where(Total.name == "user")
-        db.session.execute(total.values(value=Total.value + size))
+        db.session.execute(Total.change("user", size))
         db.session.commit()
         yield size
 
 
 def make_posts(count: int) -> Iterator[int]:
-    """Makes posts of the last 30 days, by users drawn at random.
+    """Makes posts of the last 30 days, after the newest there is, by users drawn at random.
 
     Raises:
-        LookupError: there are no users.
+        NoUsersError: nobody is there to write them.
     """
     authors = list(db.session.scalars(sa.select(User.id)))
     if not authors:
-        raise LookupError("there are no users to write posts")
+        raise NoUsersError
     faker = Faker()
     bodies = [faker.sentence(nb_words=random.randint(3, 16))[:140] for _ in range(5_000)]  # noqa: S311
     now = utc_now()
-    step = timedelta(days=30) / count
+    newest = db.session.scalar(sa.select(Post.timestamp).order_by(Post.id.desc()).limit(1))
+    step = (now - max(newest or now - DAYS, now - DAYS)) / count
     made = 0
     for size in _batches(count):
         drawn = [random.choice(authors) for _ in range(-(-size // POSTS_AT_ONCE))]  # noqa: S311
@@ -74,7 +83,7 @@ def make_posts(count: int) -> Iterator[int]:
             {
                 "user_id": user_id,
                 "body": random.choice(bodies),  # noqa: S311
-                "timestamp": now - step * (count - made - number),
+                "timestamp": now - step * (count - made - number - 1),
             }
             for number, user_id in enumerate(writers)
         ]

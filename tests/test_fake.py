@@ -16,7 +16,8 @@ def run(app):
 def test_it_makes_users_and_posts_whose_counts_are_true(app, client, alice, run, monkeypatch):
     monkeypatch.setattr(fake, "BATCH", 30)
     assert run("users", "70").exit_code == 0
-    assert run("posts", "203").exit_code == 0
+    assert run("posts", "200").exit_code == 0
+    assert run("posts", "3").exit_code == 0
     page = client.get("/api/users?per_page=100", headers=basic("alice")).json
     assert len(page["items"]) == page["_meta"]["total_items"] == 71
     assert sum(user["post_count"] for user in page["items"]) == 203
@@ -45,7 +46,7 @@ def test_nobody_can_log_in_as_a_fake_user(app, client, run):
 def test_posts_need_somebody_to_write_them(run):
     result = run("posts", "1")
     assert result.exit_code == 1
-    assert "there are no users to write posts; make some with" in result.output
+    assert "there is nobody to write posts; make users with" in result.output
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "many", "1.5"])
@@ -74,7 +75,12 @@ def test_another_machine_is_only_filled_when_told(run, monkeypatch):
         ("postgresql:///d?host=/var/run/postgresql", True),
         ("postgresql://db.example.com/d", False),
         ("postgresql:///d?host=10.0.0.5", False),
+        ("postgresql:///d?host=/tmp,db.example.com", False),
+        ("postgresql://localhost/d?hostaddr=10.0.0.5", False),
+        ("postgresql://localhost/d?service=production", False),
     ],
 )
-def test_what_is_another_machine(url, local):
+def test_what_is_another_machine(url, local, monkeypatch):
     assert fake.is_local(sa.make_url(url)) is local
+    monkeypatch.setenv("PGHOST", "db.example.com")
+    assert fake.is_local(sa.make_url(url)) is url.startswith("sqlite")

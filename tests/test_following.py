@@ -2,6 +2,8 @@
 
 import pytest
 
+from app import db
+from app.models import Follow, User
 from tests.helpers import at_once, basic, bearer
 
 
@@ -52,6 +54,16 @@ def test_the_name_of_2018_answers_the_same(client, alice, bob, token):
         for name in ("followed", "following")
     )
     assert old == new
+
+
+def test_following_again_keeps_what_else_is_to_be_stored(app, alice, bob):
+    with app.app_context():
+        Follow.begin(alice, bob)
+        user = db.session.get(User, alice)
+        user.about_me = "Hi"
+        Follow.begin(alice, bob)
+        db.session.commit()
+        assert (user.about_me, db.session.get(User, bob).follower_count) == ("Hi", 1)
 
 
 def test_nobody_follows_themselves(client, alice, token, counts):

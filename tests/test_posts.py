@@ -143,6 +143,27 @@ def test_the_feed_is_of_those_one_follows_and_oneself(client, register, log_in, 
     assert ids(client.get("/api/feed", headers=headers).json) == [posts[6], posts[3], posts[0]]
 
 
+def test_the_feed_reaches_every_post_of_those_who_write_most(client, register, log_in, publish):
+    people = {name: register(name) for name in ("alice", "bob", "carol")}
+    headers = bearer(log_in("alice"))
+    for name in ("bob", "carol"):
+        client.put(f"/api/users/me/following/{people[name]}", headers=headers)
+    posts = [publish(name) for name in ("bob", "bob", "carol", "bob", "bob", "bob", "carol", "bob")]
+    for per_page in (1, 2, 3):
+        path, seen = f"/api/feed?per_page={per_page}", []
+        while path:
+            page = client.get(path, headers=headers).json
+            seen += ids(page)
+            path = page["_links"]["next"]
+        assert seen == posts[::-1]
+
+
+def test_the_number_of_a_deleted_post_is_not_given_to_another(client, alice, token, publish):
+    last = publish("alice")
+    client.delete(f"/api/posts/{last}", headers=bearer(token))
+    assert publish("alice") > last
+
+
 @pytest.mark.parametrize("route", ["/api/posts", "/api/feed", "/api/users/{}/posts"])
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -184,6 +205,38 @@ def test_a_post_changed_while_it_is_deleted_is_changed_or_gone(server, register,
             return server.request("PUT", path, json_body={"body": "x"}, headers=headers).status
 
         assert set(at_once(6, change_or_delete)) <= {200, 204, 404}
+
+
+def test_logging_in_writing_and_being_followed_at_once_do_not_wait_for_each_other(
+    server, client, register
+):
+    """PostgreSQL would end one of them as a deadlock, after a second."""
+    alice = register("alice")
+    names = [f"user{number}" for number in range(3)]
+    for name in names:
+        register(name)
+
+    def act(number):
+        statuses = []
+        for _ in range(15):
+            if number < 2:
+                token = server.request("POST", "/api/tokens", headers=basic("alice"))
+                out = server.request("DELETE", "/api/tokens", headers=basic("alice"))
+                statuses += [token.status == 200, out.status == 204]
+            elif number < 5:
+                body = {"body": "x"}
+                post = server.request("POST", "/api/posts", json_body=body, headers=basic("alice"))
+                statuses.append(post.status == 201)
+            else:
+                path = f"/api/users/me/following/{alice}"
+                for method in ("PUT", "DELETE"):
+                    answer = server.request(method, path, headers=basic(names[number - 5]))
+                    statuses.append(answer.status == 204)
+        return all(statuses)
+
+    assert at_once(8, act) == [True] * 8
+    user = client.get("/api/users/me", headers=basic("alice")).json
+    assert (user["post_count"], user["follower_count"]) == (45, 0)
 
 
 def test_a_post_deleted_twice_at_once_is_counted_once(server, client, register, publish):

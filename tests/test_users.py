@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from app import db
+from app import create_app, db
 from app.models import User
 from tests.helpers import PASSWORD, basic, bearer
 
@@ -201,6 +201,26 @@ def test_a_page_past_the_end_is_empty(client, token):
     assert response.status_code == 200
     assert response.json["items"] == []
     assert response.json["_meta"]["total_items"] == 1
+
+
+def test_a_user_who_is_deleted_or_added_by_hand_is_counted(app, client, alice, bob, token):
+    with app.app_context():
+        db.session.delete(db.session.get(User, bob))
+        db.session.add_all([User(username=name, email=name) for name in ("carol", "dave")])
+        db.session.commit()
+    assert client.get("/api/users", headers=bearer(token)).json["_meta"]["total_items"] == 3
+
+
+def test_tables_that_are_made_from_the_models_count_too(config_class, tmp_path):
+    uri = {"SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/app.db"}
+    app = create_app(type("CreateAllConfig", (config_class,), uri))
+    with app.app_context():
+        db.create_all()
+        db.session.add(User(username="susan", email="susan@example.com"))
+        db.session.commit()
+        assert User.page(1, 10).total == 1
+        db.session.remove()
+        db.engine.dispose()
 
 
 def test_a_page_has_10_items_by_default(client, token):

@@ -1,10 +1,12 @@
 """Who follows whom."""
 
+from typing import Any
+
 import sqlalchemy as sa
 import sqlalchemy.orm as so
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects import postgresql, sqlite
 
-from app.extensions import Model, db, delete
+from app.extensions import Model, db, rows_changed
 from app.models.page import Page, paged
 from app.models.user import User
 
@@ -21,25 +23,23 @@ class Follow(Model):
 
     @staticmethod
     def begin(follower_id: int, followed_id: int) -> None:
-        """One user follows another from now on; committed where it changes nothing, too.
+        """One user follows another from now on; nothing happens if they do already.
 
         Raises:
             FollowsOneselfError: both are the same.
         """
         if follower_id == followed_id:
             raise FollowsOneselfError
-        db.session.add(Follow(follower_id=follower_id, followed_id=followed_id))
-        try:
-            db.session.flush()
-        except IntegrityError:  # they do already
-            db.session.rollback()
-            return
-        _count(follower_id, followed_id, 1)
+        insert = _INSERT[db.engine.dialect.name](Follow.__table__).on_conflict_do_nothing()
+        values = {"follower_id": follower_id, "followed_id": followed_id}
+        if rows_changed(insert.values(values)):
+            _count(follower_id, followed_id, 1)
 
     @staticmethod
     def end(follower_id: int, followed_id: int) -> None:
         """One user follows another no longer; nothing happens if they did not."""
-        if delete(Follow, Follow.follower_id == follower_id, Follow.followed_id == followed_id):
+        pair = (Follow.follower_id == follower_id, Follow.followed_id == followed_id)
+        if rows_changed(sa.delete(Follow).where(*pair)):
             _count(follower_id, followed_id, -1)
 
     @staticmethod
@@ -66,6 +66,9 @@ def _count(follower_id: int, followed_id: int, change: int) -> None:
 
 # The primary key finds whom a user follows; this finds who follows them.
 sa.Index("ix_followers_followed_id", Follow.followed_id, Follow.follower_id)
+
+# Both have an ON CONFLICT, which SQLAlchemy's own INSERT has not.
+_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 _USER_ID = sa.bindparam("user_id", type_=sa.BigInteger)
 _FOLLOWERS = paged(

@@ -38,8 +38,11 @@ class Page:
 
     @staticmethod
     def of(query: sa.Select[Any], number: int, per_page: int, total: int, **values: Any) -> "Page":
-        """Runs a query made with `paged`; one SELECT, whatever the page holds."""
-        values |= {"limit": per_page, "offset": (number - 1) * per_page}
+        """Runs a query made with `paged`: one SELECT whatever the page holds, none past the end."""
+        offset = (number - 1) * per_page
+        if offset >= total:  # the database would count its way there
+            return Page([], number, per_page, total)
+        values |= {"limit": per_page, "offset": offset}
         return Page(db.session.scalars(query, values).all(), number, per_page, total)
 
 
@@ -58,7 +61,18 @@ class Total(Model):
     @staticmethod
     def of(name: str) -> int:
         """Rows of the table `name`."""
-        return db.session.scalar(_BY_NAME, {"name": name}) or 0
+        return db.session.scalars(_BY_NAME, {"name": name}).one()
+
+    @staticmethod
+    def change(name: str, change: int) -> sa.Update:
+        """The statement that counts rows of the table `name` that come or go."""
+        return sa.update(Total).where(Total.name == name).values(value=Total.value + change)
+
+
+# Where the tables are made from the models, and not by the migrations.
+@sa.event.listens_for(Total.__table__, "after_create")
+def _begin_to_count(_table: object, connection: sa.Connection, **_: Any) -> None:
+    connection.execute(sa.insert(Total).values(name="user", value=0))
 
 
 _BY_NAME = sa.select(Total.value).where(Total.name == sa.bindparam("name"))

@@ -7,12 +7,15 @@ import sqlalchemy as sa
 import sqlalchemy.orm as so
 
 from app.columns import BigId, UTCDateTime, utc_now
-from app.extensions import Model, db, delete
+from app.extensions import Model, db, rows_changed
 from app.models.follow import Follow
 from app.models.user import User
 
 
 class Post(Model):
+    # SQLite would give the number of a deleted post to the next one.
+    __table_args__ = {"sqlite_autoincrement": True}  # noqa: RUF012  as SQLAlchemy has it
+
     id: so.Mapped[int] = so.mapped_column(BigId, primary_key=True)
     body: so.Mapped[str] = so.mapped_column(sa.String(140))
     timestamp: so.Mapped[datetime] = so.mapped_column(UTCDateTime, default=utc_now)
@@ -34,7 +37,7 @@ class Post(Model):
 
     def withdraw(self) -> None:
         """Deletes the post; nothing happens to one that another request has just deleted."""
-        if delete(Post, Post.id == self.id):
+        if rows_changed(sa.delete(Post).where(Post.id == self.id)):
             _count(self.user_id, -1)
 
     # Each of these gives up to `count` posts whose id is lower than `before`, in one SELECT.
@@ -73,8 +76,14 @@ _USER_ID, _BEFORE, _COUNT = (
 
 
 def _newest(*criteria: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    # Of the author, what a stream shows; not their password's hash.
+    author = so.joinedload(Post.author, innerjoin=True)
     return (
-        sa.select(Post).where(Post.id < _BEFORE, *criteria).order_by(Post.id.desc()).limit(_COUNT)
+        sa.select(Post)
+        .options(author.load_only(User.id, User.username, User.email))
+        .where(Post.id < _BEFORE, *criteria)
+        .order_by(Post.id.desc())
+        .limit(_COUNT)
     )
 
 
@@ -104,7 +113,9 @@ def _feed(dialect_name: str) -> sa.Select[Any]:
         # SQLite has no LATERAL, and does the same with an IN.
         own = so.aliased(Post)
         ids = sa.select(own.id).select_from(sa.join(authors, own, own.id.in_(newest_of_author)))
-    return _newest(Post.id.in_(ids))
+    candidates = ids.subquery()
+    chosen = sa.select(candidates.c.id).order_by(candidates.c.id.desc()).limit(_COUNT)
+    return _newest(Post.id.in_(chosen))  # only these are read whole
 
 
 _ALL = _newest()

@@ -47,9 +47,7 @@ class User(Model):
     # When the user registered or, later, last asked for a token.
     last_seen: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime, default=utc_now)
     # Deferred: reading it means decrypting it, and only a log in has to.
-    token: so.Mapped[str | None] = so.mapped_column(
-        SealedToken, index=True, unique=True, deferred=True
-    )
+    token: so.Mapped[str | None] = so.mapped_column(SealedToken, deferred=True)
     token_expiration: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
     # Kept by `Post` and `Follow` with each change: a page of users counts nothing.
     post_count: so.Mapped[int] = so.mapped_column(default=0, server_default="0")
@@ -229,14 +227,20 @@ class User(Model):
 # Both unique without regard to case, which is also how they are looked up.
 sa.Index("ix_user_username", sa.func.lower(User.username), unique=True)
 sa.Index("ix_user_email", sa.func.lower(User.email), unique=True)
+# Partial on PostgreSQL, which else takes the column for a key: a new token would
+# wait for every post and follower that refers to the user, and they for it.
+sa.Index("ix_user_token", User.token, unique=True, postgresql_where=User.token.is_not(None))
 
 
 @sa.event.listens_for(User, "after_insert")
-def _count_user(_mapper: object, connection: sa.Connection, _user: User) -> None:
-    connection.execute(_ONE_MORE)
+def _count_new_user(_mapper: object, connection: sa.Connection, _user: User) -> None:
+    connection.execute(Total.change("user", 1))
 
 
-_ONE_MORE = sa.update(Total).where(Total.name == "user").values(value=Total.value + 1)
+@sa.event.listens_for(User, "after_delete")
+def _count_deleted_user(_mapper: object, connection: sa.Connection, _user: User) -> None:
+    connection.execute(Total.change("user", -1))
+
 
 # Built once: building a statement costs more than running it.
 _TEXT = sa.func.lower(sa.bindparam("value", type_=sa.String))

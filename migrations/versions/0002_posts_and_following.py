@@ -19,6 +19,10 @@ BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 def upgrade() -> None:
     for name in COUNTS:
         op.add_column("user", sa.Column(name, sa.Integer(), server_default="0", nullable=False))
+    if op.get_context().dialect.name == "postgresql":
+        op.drop_index("ix_user_token", "user")
+        partial = sa.text("token IS NOT NULL")
+        op.create_index("ix_user_token", "user", ["token"], unique=True, postgresql_where=partial)
     op.create_table(
         "post",
         sa.Column("id", BIG_ID, nullable=False),
@@ -27,6 +31,7 @@ def upgrade() -> None:
         sa.Column("user_id", BIG_ID, nullable=False),
         sa.ForeignKeyConstraint(["user_id"], ["user.id"], name="fk_post_user_id_user"),
         sa.PrimaryKeyConstraint("id", name="pk_post"),
+        sqlite_autoincrement=True,
     )
     op.create_index("ix_post_user_id", "post", ["user_id", "id"])
     op.create_table(
@@ -55,5 +60,8 @@ def downgrade() -> None:
     op.drop_table("total")
     op.drop_table("followers")
     op.drop_table("post")
+    if op.get_context().dialect.name == "postgresql":
+        op.drop_index("ix_user_token", "user")
+        op.create_index("ix_user_token", "user", ["token"], unique=True)
     for name in COUNTS:
         op.drop_column("user", name)
