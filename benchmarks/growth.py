@@ -177,6 +177,7 @@ def draw(figures, sizes, path):
     import matplotlib.pyplot as plt  # noqa: PLC0415  needed by nothing else
 
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     for route in ROUTES:
         axes.plot(sizes, [figures[route][size] for size in sizes], marker="o", label=route)
     axes.set(
