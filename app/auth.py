@@ -49,7 +49,7 @@ class HTTPBasicAuth(apiflask.HTTPBasicAuth):
         auth = request.authorization
         return auth if auth is not None and auth.type == "basic" else None
 
-    def is_compatible_auth(self, headers: Any) -> bool:  # noqa: ARG002
+    def is_compatible_auth(self, headers: Any) -> bool:  # noqa: ARG002  as Flask-HTTPAuth calls it
         return self.get_auth() is not None
 
     def current_user(self) -> User:  # a method, as in Flask-HTTPAuth

@@ -27,7 +27,7 @@ class UTCDateTime(sa.types.TypeDecorator[datetime]):
     def process_bind_param(
         self,
         value: datetime | None,
-        dialect: sa.Dialect,  # noqa: ARG002
+        dialect: sa.Dialect,
     ) -> datetime | None:
         if value is None:
             return None
@@ -38,7 +38,7 @@ class UTCDateTime(sa.types.TypeDecorator[datetime]):
     def process_result_value(
         self,
         value: datetime | None,
-        dialect: sa.Dialect,  # noqa: ARG002
+        dialect: sa.Dialect,
     ) -> datetime | None:
         if value is None:
             return None
@@ -60,7 +60,7 @@ class SealedToken(sa.types.TypeDecorator[str]):
     def process_bind_param(
         self,
         value: str | bytes | None,
-        dialect: sa.Dialect,  # noqa: ARG002
+        dialect: sa.Dialect,
     ) -> bytes | None:
         if isinstance(value, str):
             return tokens.seal(value, current_app.config["SECRET_KEY"])
@@ -69,7 +69,7 @@ class SealedToken(sa.types.TypeDecorator[str]):
     def process_result_value(
         self,
         value: bytes | None,
-        dialect: sa.Dialect,  # noqa: ARG002
+        dialect: sa.Dialect,
     ) -> str | None:
         return None if value is None else tokens.unseal(value, _secret_keys())
 

@@ -57,11 +57,11 @@ def _answer(error: HTTPError) -> _Answer:
         rejected.pop(SCHEMA, None)  # the body as a whole is no field
         if rejected:
             body["errors"] = rejected
-    elif error.status_code != 401:  # noqa: PLR2004
+    elif error.status_code != 401:
         own = error.message if error.message != reason else None
         body["message"] = own or _MESSAGES.get(error.status_code, reason)
     headers = dict(error.headers)
-    if error.status_code == 503:  # noqa: PLR2004
+    if error.status_code == 503:
         headers.setdefault("Retry-After", _RETRY_AFTER_SECONDS)
     return body, error.status_code, headers
 

@@ -47,12 +47,12 @@ def make_users(count: int) -> Iterator[int]:
         first = (db.session.scalar(sa.select(sa.func.max(User.id))) or 0) + 1
         rows = []
         for number in range(first, first + size):
-            name = f"{random.choice(names)}.{number}"  # noqa: S311  fake data, no secret
+            name = f"{random.choice(names)}.{number}"
             rows.append(
                 {
                     "username": name,
                     "email": f"{name}@example.com",
-                    "about_me": random.choice(texts),  # noqa: S311
+                    "about_me": random.choice(texts),
                 }
             )
         db.session.execute(sa.insert(User), rows)
@@ -71,18 +71,18 @@ def make_posts(count: int) -> Iterator[int]:
     if not authors:
         raise NoUsersError
     faker = Faker()
-    bodies = [faker.sentence(nb_words=random.randint(3, 16))[:140] for _ in range(5_000)]  # noqa: S311
+    bodies = [faker.sentence(nb_words=random.randint(3, 16))[:140] for _ in range(5_000)]
     now = utc_now()
     newest = db.session.scalar(sa.select(Post.timestamp).order_by(Post.id.desc()).limit(1))
     step = (now - max(newest or now - DAYS, now - DAYS)) / count
     made = 0
     for size in _batches(count):
-        drawn = [random.choice(authors) for _ in range(-(-size // POSTS_AT_ONCE))]  # noqa: S311
+        drawn = [random.choice(authors) for _ in range(-(-size // POSTS_AT_ONCE))]
         writers = (drawn * POSTS_AT_ONCE)[:size]
         rows = [
             {
                 "user_id": user_id,
-                "body": random.choice(bodies),  # noqa: S311
+                "body": random.choice(bodies),
                 "timestamp": now - step * (count - made - number - 1),
             }
             for number, user_id in enumerate(writers)

@@ -23,7 +23,7 @@ class Body(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    error_messages = {"type": "the body must be a JSON object"}  # noqa: RUF012
+    error_messages = {"type": "the body must be a JSON object"}  # noqa: RUF012  a marshmallow declaration
 
 
 # -- Users -----------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import shutil
 import subprocess
 
 import pytest
+import sqlalchemy as sa
 
 import config
+from app import db
 from tests.helpers import ROOT, Server, basic
 
 README = (ROOT / "README.md").read_text()
@@ -75,7 +77,7 @@ def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
             name = re.match(r"# (\S+)\n", block).group(1)
             (directory / name).write_text(block)
         models = directory / "app" / "models" / "__init__.py"
-        line = "from app.models.page import Page, Total\n"
+        line = "from app.models.page import Page\n"
         named = models.read_text().replace(line, "from app.models.note import Note\n" + line)
         models.write_text(named.replace('    "Page",\n', '    "Note",\n    "Page",\n'))
         routes = directory / "app" / "api" / "__init__.py"
@@ -96,6 +98,25 @@ def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
         ]
         assert server.request("GET", "/api/notes", headers=bob).json == []
         assert server.request("GET", "/api/notes").status == 401
+
+
+def test_users_copied_from_elsewhere_are_counted_and_new_ids_begin_behind_them(
+    app, client, register
+):
+    last = register("alice")
+    new_ids, count = blocks("sql")
+    with app.app_context():
+        for number in (1, 2):
+            values = {"id": last + number, "name": f"copied{number}"}
+            statement = 'INSERT INTO "user" (id, username, email) VALUES (:id, :name, :name)'
+            db.session.execute(sa.text(statement), values)
+        if db.engine.dialect.name == "postgresql":
+            db.session.execute(sa.text(new_ids))
+        db.session.execute(sa.text(count))
+        db.session.commit()
+    assert register("bob") == last + 3
+    users = client.get("/api/users", headers=basic("bob")).json
+    assert users["_meta"]["total_items"] == len(users["items"]) == 4
 
 
 def test_the_table_of_settings_is_complete():

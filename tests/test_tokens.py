@@ -307,7 +307,7 @@ def test_the_verbs_of_the_tutorial_work(app):
 
 def test_a_time_without_a_zone_is_not_stored(app, alice):
     with app.app_context(), pytest.raises(sa.exc.StatementError, match="without a zone"):
-        change_alice(app, token_expiration=datetime(2030, 1, 1))  # noqa: DTZ001
+        change_alice(app, token_expiration=datetime(2030, 1, 1))  # noqa: DTZ001  the point
 
 
 def test_a_new_user_can_be_given_a_token_before_they_are_stored(app):

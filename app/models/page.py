@@ -1,13 +1,12 @@
-"""A page of a collection, and how many rows a table has."""
+"""A page of a collection."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-import sqlalchemy.orm as so
 
-from app.extensions import Model, db
+from app.extensions import db
 
 
 @dataclass(frozen=True)
@@ -50,29 +49,3 @@ def paged(query: sa.Select[Any]) -> sa.Select[Any]:
     """`query` with a limit and an offset that `Page.of` fills in."""
     limit, offset = (sa.bindparam(name, type_=sa.BigInteger) for name in ("limit", "offset"))
     return query.limit(limit).offset(offset)
-
-
-class Total(Model):
-    """How many rows a table has, kept where they change: counting a million takes too long."""
-
-    name: so.Mapped[str] = so.mapped_column(sa.String(64), primary_key=True)
-    value: so.Mapped[int] = so.mapped_column(sa.BigInteger)
-
-    @staticmethod
-    def of(name: str) -> int:
-        """Rows of the table `name`."""
-        return db.session.scalars(_BY_NAME, {"name": name}).one()
-
-    @staticmethod
-    def change(name: str, change: int) -> sa.Update:
-        """The statement that counts rows of the table `name` that come or go."""
-        return sa.update(Total).where(Total.name == name).values(value=Total.value + change)
-
-
-# Where the tables are made from the models, and not by the migrations.
-@sa.event.listens_for(Total.__table__, "after_create")
-def _begin_to_count(_table: object, connection: sa.Connection, **_: Any) -> None:
-    connection.execute(sa.insert(Total).values(name="user", value=0))
-
-
-_BY_NAME = sa.select(Total.value).where(Total.name == sa.bindparam("name"))

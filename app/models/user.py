@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 from app import passwords, tokens
 from app.columns import BigId, SealedToken, UTCDateTime, sealed_forms, utc_now
 from app.extensions import Model, db
-from app.models.page import Page, Total, paged
+from app.models.page import Page, paged
+from app.models.total import Total
 
 
 def normal_email(text: str) -> str:
@@ -232,15 +233,7 @@ sa.Index("ix_user_email", sa.func.lower(User.email), unique=True)
 sa.Index("ix_user_token", User.token, unique=True, postgresql_where=User.token.is_not(None))
 
 
-@sa.event.listens_for(User, "after_insert")
-def _count_new_user(_mapper: object, connection: sa.Connection, _user: User) -> None:
-    connection.execute(Total.change("user", 1))
-
-
-@sa.event.listens_for(User, "after_delete")
-def _count_deleted_user(_mapper: object, connection: sa.Connection, _user: User) -> None:
-    connection.execute(Total.change("user", -1))
-
+Total.keep(User, "user")
 
 # Built once: building a statement costs more than running it.
 _TEXT = sa.func.lower(sa.bindparam("value", type_=sa.String))
