@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import limits
+import redis
 import sqlalchemy as sa
 from dotenv import load_dotenv
 from environs import Env, EnvValidationError
@@ -56,15 +58,54 @@ def database_uri(text: str) -> str:
 
 
 def whole_number(name: str, default: int, unit: str, lowest: int, highest: int) -> int:
+    if env.str(name, "") == "":
+        return default
     text = f"must be a whole number from {lowest} to {highest} ({unit})"
     options: Any = {"error_messages": {"invalid": text}}  # known to marshmallow, not to mypy
     number: int = env.int(name, default, validate=Range(lowest, highest, error=text), **options)
     return number
 
 
-def keys(name: str) -> tuple[str, ...]:
-    stripped = (key.strip() for key in env.str(name, "").split(","))
-    return tuple(key for key in stripped if key)
+def words(name: str) -> tuple[str, ...]:
+    """What stands between the commas of a variable; empty ones are left out."""
+    stripped = (word.strip() for word in env.str(name, "").split(","))
+    return tuple(word for word in stripped if word)
+
+
+@env.parser_for("rate_limit")
+def rate_limit(text: str) -> str:
+    """A number per time, in the notation of the package `limits`.
+
+    Raises:
+        ValidationError: it is none, or zero.
+    """
+    try:
+        items = limits.parse_many(text)
+    except ValueError:
+        items = []
+    if len(items) != 1 or items[0].amount == 0:
+        raise ValidationError("must be one number per time, such as: 20 per 5 minutes")
+    return text
+
+
+@env.parser_for("redis_url")
+def redis_url(text: str) -> str | None:
+    """The address of a Redis server, or `None` for an empty text.
+
+    Raises:
+        ValidationError: it is none.
+    """
+    try:
+        if text:
+            redis.Redis.from_url(text).connection_pool.make_connection()  # which does not connect
+    except (ValueError, TypeError):
+        raise ValidationError("must look like redis://host:6379/0") from None
+    return text or None
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def secret_key_of_instance(uri: str, instance_path: str) -> str:
@@ -111,7 +152,11 @@ class Config:
     HOST: str = env.str("HOST", "") or "127.0.0.1"
     PORT: int = whole_number("PORT", 5000, "TCP port; 0 is any free one", 0, 65535)
     WEB_CONCURRENCY: int = whole_number("WEB_CONCURRENCY", 1, "processes", 1, 1024)
-    WEB_THREADS: int = whole_number("WEB_THREADS", 8, "threads per process", 1, 1024)
+    WEB_THREADS: int = whole_number("WEB_THREADS", 64, "threads per process", 1, 1024)
+    # Proxies in front that add to X-Forwarded-For; what the last of them says is believed.
+    TRUSTED_PROXIES: int = whole_number("TRUSTED_PROXIES", 0, "proxies, one behind another", 0, 9)
+    # Values of the Host header that are answered; None is any.
+    TRUSTED_HOSTS: tuple[str, ...] | None = words("TRUSTED_HOSTS") or None
     # Bytes of a request's body; a larger one is answered with 413.
     MAX_CONTENT_LENGTH: int = whole_number("MAX_CONTENT_LENGTH", 65536, "bytes", 1024, 2**31)
 
@@ -122,7 +167,7 @@ class Config:
     # None: made at the first start and kept in instance/secret_key, with SQLite only.
     SECRET_KEY: str | None = env.str("SECRET_KEY", "") or None
     # Former keys, comma separated; their tokens stay alive while a key is rotated.
-    SECRET_KEY_FALLBACKS: tuple[str, ...] = keys("SECRET_KEY_FALLBACKS")
+    SECRET_KEY_FALLBACKS: tuple[str, ...] = words("SECRET_KEY_FALLBACKS")
 
     TOKEN_LIFETIME_SECONDS: int = whole_number(
         "TOKEN_LIFETIME_SECONDS", 3600, "seconds", 1, 365 * 24 * 3600
@@ -134,6 +179,19 @@ class Config:
     # Argon2id in one lane, with the parameters of the OWASP password storage cheat sheet.
     ARGON2_MEMORY_KIB: int = whole_number("ARGON2_MEMORY_KIB", 19456, "kibibytes", 8, 4 * 2**20)
     ARGON2_TIME_COST: int = whole_number("ARGON2_TIME_COST", 2, "passes", 1, 100)
+    PASSWORD_HASH_CONCURRENCY: int = whole_number(
+        "PASSWORD_HASH_CONCURRENCY",
+        max(1, cores() // WEB_CONCURRENCY),
+        "hashes at once in each process",
+        1,
+        1024,
+    )
+
+    # Wrong passwords; app/throttle.py has what each of them counts.
+    LOGIN_LIMIT_PER_SOURCE: str = env.rate_limit("LOGIN_LIMIT_PER_SOURCE", "20 per 5 minutes")
+    LOGIN_LIMIT_PER_ACCOUNT: str = env.rate_limit("LOGIN_LIMIT_PER_ACCOUNT", "100 per hour")
+    # Where they are counted; None is each process by itself.
+    REDIS_URL: str | None = env.redis_url("REDIS_URL", None)
 
 
 try:

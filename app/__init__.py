@@ -2,7 +2,7 @@
 
 from apiflask import APIFlask
 
-from app import api, auth, cli, errors, extensions
+from app import api, audit, auth, cli, errors, extensions, headers, passwords, throttle
 from app.extensions import db
 from config import Config, secret_key_of_instance
 
@@ -19,6 +19,10 @@ def create_app(config_class: type[Config] = Config) -> APIFlask:
     app.json.sort_keys = False  # type: ignore[attr-defined]  # fields come in the order of the schemas
 
     extensions.init_app(app)
+    passwords.init_app(app)
+    headers.init_app(app)
+    audit.init_app(app)
+    throttle.init_app(app)
     errors.init_app(app)
     auth.init_app(app)
     api.init_app(app)

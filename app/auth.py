@@ -11,32 +11,22 @@ from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 import apiflask
-import flask
 from apiflask import abort
-from flask import g, request
+from flask import g
 from werkzeug.datastructures import Authorization
-from werkzeug.utils import cached_property
 
-from app import tokens
-from app.models import User
+from app import audit, passwords, throttle, tokens
+from app.audit import Event
+from app.extensions import db
+from app.headers import request
+from app.logins import normal_login
+from app.models import KnownSource, User
 
 R = TypeVar("R")
 
 REALM = "Microblog API"
 # What a log in entitles to: everything.
 ALL_SCOPES = "read write introspect"
-
-
-class Request(flask.Request):
-    """A request whose `authorization` is parsed once."""
-
-    @cached_property
-    def authorization(self) -> Authorization | None:
-        """The credentials, or `None` if there are none or they cannot be read."""
-        try:
-            return super().authorization
-        except ValueError:  # Werkzeug's, on Basic credentials that are not ASCII
-            return None
 
 
 class HTTPBasicAuth(apiflask.HTTPBasicAuth):
@@ -72,8 +62,19 @@ any_auth = MultiAuth(token_auth, basic_token_auth)
 
 
 @basic_auth.verify_password
-def verify_password(username: str, password: str) -> User | None:
-    return User.check_credentials(username, password)
+def verify_password(login: str, password: str) -> User | None:
+    """The user with this user name or e-mail address, if the password is theirs.
+
+    Empty ones are no credentials: HTTP libraries give them where there were none.
+    """
+    if not login or not password:
+        return None
+    user = User.find_by_login(login)
+    is_right = check_password(user, password, account=normal_login(login).lower())
+    if user is None or not is_right:
+        return None
+    audit.record(Event.LOG_IN, user.id)
+    return user
 
 
 @basic_token_auth.verify_password
@@ -81,7 +82,41 @@ def verify_token_or_password(username: str, password: str) -> User | None:
     if tokens.has_shape(username):
         user: User = verify_token(username)
         return user
-    return User.check_credentials(username, password)
+    owner: User | None = verify_password(username, password)
+    return owner
+
+
+def check_password(user: User | None, password: str, account: str = "") -> bool:
+    """Whether this is the user's password; a wrong one is charged. 429 when too many were.
+
+    Commits, so that no connection is kept while this one waits for its turn,
+    and when the source becomes a known one: ask before anything is changed.
+
+    Args:
+        user: `None` for one who does not exist, which takes as long.
+        password: that the client has given.
+        account: the name that was given, to charge where there is no user.
+    """
+    user_id = None if user is None else user.id
+    source = throttle.source_of(request.remote_addr)
+    known = KnownSource.find(user_id or 0, source)
+    db.session.commit()
+    attempt = throttle.Attempt(user_id or account, source, is_known=known is not None)
+    try:
+        attempt.refuse_if_spent()
+        password_hash = None if user is None else user.password_hash
+        is_right = passwords.verify_password(password_hash, password, before=attempt.charge)
+    except throttle.TooManyFailuresError as error:
+        audit.record(Event.LOG_IN_THROTTLED, user_id)
+        abort(429, headers={"Retry-After": str(error.retry_after_seconds)})
+    if user_id is None or not is_right:
+        audit.record(Event.LOG_IN_FAILED, user_id)
+        return False
+    attempt.give_back()
+    if known is None or not known.is_fresh:
+        KnownSource.note(user_id, source)
+        db.session.commit()
+    return True
 
 
 @token_auth.verify_token
@@ -154,5 +189,4 @@ def refuse_tokens_in_query() -> None:
 
 
 def init_app(app: apiflask.APIFlask) -> None:
-    app.request_class = Request
     app.before_request(refuse_tokens_in_query)

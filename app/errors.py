@@ -9,15 +9,20 @@ A rejected field adds `"errors": {"<field>": ["..."]}`. A 401 is exactly
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from apiflask import APIFlask, HTTPError
+from apiflask import APIFlask, HTTPError, abort
 from flask import current_app
 from marshmallow.exceptions import SCHEMA
 from sqlalchemy.orm.exc import StaleDataError
+from werkzeug.exceptions import SecurityError
 from werkzeug.http import HTTP_STATUS_CODES
 
+from app.models import OutdatedError
+from app.passwords import BusyError
+
+T = TypeVar("T")
 _Answer = tuple[dict[str, Any], int, dict[str, Any]]
 
 # Where the one who raised the error had nothing more to say.
@@ -27,6 +32,7 @@ _MESSAGES = {
     405: "this address does not answer to this method; the Allow header names those it does",
     413: "the body is too large",
     415: "send the body as JSON, with Content-Type: application/json",
+    429: "too many wrong passwords; try again when the Retry-After header says",
     500: "the server failed to answer; the fault is on our side",
     503: "the database does not answer; try again shortly",
 }
@@ -46,6 +52,18 @@ _SQLITE_UNAVAILABLE = {
 def init_app(app: APIFlask) -> None:
     app.error_processor(_answer)
     app.register_error_handler(sa.exc.SQLAlchemyError, _answer_database_error)
+    app.register_error_handler(BusyError, _answer_busy)
+    app.register_error_handler(SecurityError, _answer_untrusted_host)
+    # What was to be changed has just been deleted, or deactivated.
+    for gone in (StaleDataError, OutdatedError):
+        app.register_error_handler(gone, lambda _error: _answer(HTTPError(404)))
+
+
+def found(thing: T | None) -> T:
+    """What a model has found. 404 if that is nothing."""
+    if thing is None:
+        abort(404)
+    return thing
 
 
 def _answer(error: HTTPError) -> _Answer:
@@ -82,12 +100,19 @@ def _summary(fields: dict[str, list[str]]) -> str:
 
 
 def _answer_database_error(error: sa.exc.SQLAlchemyError) -> _Answer:
-    if isinstance(error, StaleDataError):  # what was to be changed has just been deleted
-        return _answer(HTTPError(404))
     if not _is_unavailable(error):
         raise error
     current_app.logger.warning("the database does not answer: %s", error.__cause__ or error)
     return _answer(HTTPError(503))
+
+
+def _answer_busy(_error: BusyError) -> _Answer:
+    text = "too many passwords are being checked at this moment; try again shortly"
+    return _answer(HTTPError(503, text, headers={"Retry-After": "1"}))
+
+
+def _answer_untrusted_host(_error: SecurityError) -> _Answer:
+    return _answer(HTTPError(400, "the Host header names none of the hosts of this server"))
 
 
 def _is_unavailable(error: sa.exc.SQLAlchemyError) -> bool:

@@ -8,8 +8,11 @@ from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from psycopg.pq import TransactionStatus
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
+
+MOST_CONNECTIONS = 20  # of one process
 
 
 class Base(DeclarativeBase):
@@ -50,6 +53,12 @@ def init_app(app: Flask) -> None:
             sa.event.listen(db.engine, "do_connect", connect_to_postgresql)
 
 
+def insert(model: type[Base]) -> Any:
+    """An INSERT that has an ON CONFLICT, which SQLAlchemy's own has not."""
+    make = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.engine.dialect.name]
+    return make(model)
+
+
 def rows_changed(statement: sa.UpdateBase) -> int:
     """Executes an INSERT, UPDATE or DELETE; gives how many rows it has made or found."""
     # Without the option SQLAlchemy does not keep the number for an INSERT.
@@ -62,7 +71,7 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
 
     Args:
         url: of a SQLite or PostgreSQL database.
-        threads: how many threads of one process use the database at once.
+        threads: how many threads one process has.
     """
     # What was logged of a failed statement must not hold e-mail addresses and hashes.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -89,7 +98,13 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
         # What the URL itself says wins.
         options["connect_args"] = {k: v for k, v in connect_args.items() if k not in url.query}
         options["pool_pre_ping"] = True  # no request is lost to a server that has restarted
-    return options | {"pool_size": threads, "pool_timeout": 5}  # seconds
+    # A request has a connection for as long as it uses the database, not while it
+    # is read or a password is hashed: many threads do with few.
+    return options | {
+        "pool_size": min(threads, MOST_CONNECTIONS),
+        "max_overflow": 0,
+        "pool_timeout": 5,  # seconds
+    }
 
 
 def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
@@ -114,6 +129,13 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
             if self.info.transaction_status == TransactionStatus.ACTIVE:
                 self.close()  # an answer that comes later must not be taken for the next one's
             raise
+
+
+def take_time(connection: sa.Connection) -> None:
+    """Lets statements of this connection take as long as they need: those of an owner."""
+    if connection.dialect.name == "postgresql":
+        driver: Any = connection.connection.driver_connection
+        driver.answer_seconds = None
 
 
 def connect_to_postgresql(

@@ -13,7 +13,7 @@ from marshmallow import ValidationError
 from marshmallow.validate import Range
 from werkzeug.exceptions import HTTPException
 
-from app.models.user import normal_email
+from app.logins import normal_email
 
 
 @parser.location_loader("json")

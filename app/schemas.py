@@ -9,7 +9,7 @@ from typing import Any
 from apiflask import Schema
 from apiflask.fields import DateTime, Function, Integer, List, Nested, String
 from flask import g, url_for
-from marshmallow import EXCLUDE, ValidationError, missing, pre_load
+from marshmallow import EXCLUDE, ValidationError, missing, pre_load, validates_schema
 from marshmallow.validate import Length, Regexp
 
 from app import passwords
@@ -29,12 +29,6 @@ class Body(Schema):
 # -- Users -----------------------------------------------------------------------------
 
 
-def _check_password(password: str) -> None:
-    refusal = passwords.refusal(password)
-    if refusal is not None:
-        raise ValidationError(refusal)
-
-
 class ChangedUser(Body):
     username = Text(
         validate=Regexp(
@@ -50,7 +44,7 @@ class ChangedUser(Body):
 
 
 class NewUser(ChangedUser):
-    password = Text(required=True, validate=_check_password)
+    password = Text(required=True)
 
     @pre_load
     def require_fields(self, data: Any, **_: Any) -> Any:
@@ -60,6 +54,19 @@ class NewUser(ChangedUser):
             if absent:
                 raise ValidationError({name: [text] for name in absent})
         return data
+
+    @validates_schema(skip_on_field_errors=False)
+    def refuse_weak_password(self, data: dict[str, Any], **_: Any) -> None:
+        if "password" in data:  # else it is no text, which has been said
+            names = (data[name] for name in ("username", "email") if name in data)
+            refusal = passwords.refusal(data["password"], *names)
+            if refusal is not None:
+                raise ValidationError(refusal, "password")
+
+
+class ChangedPassword(Body):
+    current_password = Text(required=True)
+    new_password = Text(required=True)
 
 
 class UserLinks(Schema):

@@ -11,6 +11,7 @@ microseconds of CPU time, and the ratio of the largest size to the smallest.
 
 import argparse
 import base64
+import logging
 import random
 import statistics
 import tempfile
@@ -198,6 +199,7 @@ def main():
     parser.add_argument("--folder", type=Path, help="keeps the databases, for another run")
     parser.add_argument("--plot", type=Path, help="where to draw the table, as PNG")
     options = parser.parse_args()
+    logging.getLogger("microblog_api.audit").disabled = True
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         apps = {size: make_app(size, folder) for size in sorted(options.sizes)}

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
 import click
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from flask import current_app
 from sqlalchemy.exc import DatabaseError
 
 from app import columns
-from app.extensions import db
+from app.extensions import db, take_time
 
 WAIT_SECONDS = 60  # a database container that starts beside this one
 LOCK_ID = 0x6D626C  # "mbl": one upgrade at a time, whoever else uses advisory locks
@@ -49,8 +49,7 @@ def lock(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         # Waiting for another, or changing a large table, may take its time.
-        driver: Any = connection.connection.driver_connection
-        driver.answer_seconds = None
+        take_time(connection)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK_ID)))
 
 

@@ -6,23 +6,29 @@ has a schema of its own, which is dropped at the end.
 """
 
 import os
+from pathlib import Path
 
 # Neither a developer's .env nor their environment may change what is tested.
 os.environ["PYTHON_DOTENV_DISABLED"] = "1"
-for name in ("DATABASE_URL", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "HOST", "PORT", "FLASK_DEBUG"):
-    os.environ.pop(name, None)
+for line in (Path(__file__).parent.parent / ".env.example").read_text().splitlines():
+    name, equals, _ = line.removeprefix("# ").partition("=")
+    if equals and name.isupper():
+        os.environ.pop(name, None)
+os.environ.pop("FLASK_DEBUG", None)
 
+import json
 import secrets
 from contextlib import contextmanager
 
+import argon2
 import flask_migrate
 import pytest
 import sqlalchemy as sa
 
-from app import create_app, db
+from app import create_app, db, throttle
 from app.models import Total
 from config import Config, database_uri
-from tests.helpers import PASSWORD, Server
+from tests.helpers import PASSWORD, Server, assert_no_secret_in, passwords_seen
 
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
 DATABASES = ["sqlite", "postgresql"] if TEST_DATABASE_URL else ["sqlite"]
@@ -73,6 +79,7 @@ def config_class(empty_database):
             # The cheapest there is: what is tested is that it is called.
             "ARGON2_MEMORY_KIB": 8,
             "ARGON2_TIME_COST": 1,
+            "PASSWORD_HASH_CONCURRENCY": 2,  # on every machine
         },
     )
 
@@ -92,6 +99,7 @@ def migrated_app(config_class):
 def app(migrated_app):
     """The application on an empty, migrated database."""
     config = dict(migrated_app.config)
+    throttle.init_app(migrated_app)
     yield migrated_app
     migrated_app.config.clear()
     migrated_app.config.update(config)
@@ -101,6 +109,45 @@ def app(migrated_app):
                 db.session.execute(sa.delete(table))
         db.session.execute(sa.update(Total).values(value=0))
         db.session.commit()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def noted_passwords():
+    """Notes what is hashed or checked, for `nothing_secret_is_logged`."""
+
+    def noting(method):
+        def note(hasher, *args):
+            # Of several words: one alone may stand in a line of code that is logged.
+            passwords_seen.update(text for text in args[-1:] if " " in text.strip())
+            return method(hasher, *args)
+
+        return note
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in ("hash", "verify"):
+            method = getattr(argon2.PasswordHasher, name)
+            monkeypatch.setattr(argon2.PasswordHasher, name, noting(method))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_secret_is_logged(caplog):
+    """Whatever a test does, no log has a token or a password afterwards."""
+    yield
+    for phase in ("setup", "call"):
+        for record in caplog.get_records(phase):
+            assert_no_secret_in(caplog.handler.format(record))
+
+
+@pytest.fixture
+def events(caplog):
+    """Gives the audit log of this test so far."""
+    return lambda: [
+        json.loads(record.message)
+        for phase in ("setup", "call")
+        for record in caplog.get_records(phase)
+        if record.name == "microblog_api.audit"
+    ]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -15,6 +16,8 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "correct horse"
+# Every password that any test has had hashed or checked.
+passwords_seen = set()
 
 
 def bearer(token):
@@ -24,6 +27,12 @@ def bearer(token):
 def basic(username, password=PASSWORD, scheme="Basic"):
     credentials = base64.b64encode(f"{username}:{password}".encode()).decode()
     return {"Authorization": f"{scheme} {credentials}"}
+
+
+def assert_no_secret_in(log):
+    assert not re.search(r"mb[la]_[0-9A-Za-z]{20}", log), "a token is in the log"
+    for password in passwords_seen | {PASSWORD}:
+        assert password not in log, "a password is in the log"
 
 
 class Answer(NamedTuple):
@@ -50,6 +59,7 @@ class Server:
     def __exit__(self, *_):
         self.stop()
         self.process.stdout.close()
+        assert_no_secret_in("".join(self.output))
 
     def start(self):
         self.process = subprocess.Popen(
@@ -61,8 +71,8 @@ class Server:
             text=True,
             start_new_session=True,
         )
-        self.first_line = self.process.stdout.readline().strip()
         self.output = []
+        self.first_line = self.process.stdout.readline().strip()
         # Read on, or the server would wait for room in the pipe.
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         self.url = self.first_line.rpartition(" ")[2]
@@ -81,6 +91,20 @@ class Server:
         """Takes every process of the server down with no time to say goodbye."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=60)
+
+    def memory_mib(self):
+        """Memory of all processes of the server; what they share is counted once."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        kib = 0
+        for process in [str(pid), *children]:
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+            kib += int(re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE).group(1))
+        return kib // 1024
+
+    def events(self):
+        """The lines of the audit log so far."""
+        return [json.loads(line) for line in self.output if line.startswith("{")]
 
     def request(self, method, path, *, headers=None, json_body=None, body=None, timeout=60):
         headers = dict(headers or {})

@@ -9,7 +9,7 @@ import sys
 import pytest
 from marshmallow import ValidationError
 
-from config import BASE_DIR, database_uri, secret_key_of_instance
+from config import BASE_DIR, database_uri, rate_limit, redis_url, secret_key_of_instance
 from tests.helpers import ROOT
 
 
@@ -29,9 +29,40 @@ def python(code, directory=ROOT, **environment):
 def test_the_defaults_are_safe():
     code = (
         "from config import Config as c;"
-        "print(c.HOST, c.PORT, c.TOKEN_LIFETIME_SECONDS, c.PASSWORD_MIN_LENGTH, c.SECRET_KEY)"
+        "print(c.HOST, c.PORT, c.TOKEN_LIFETIME_SECONDS, c.PASSWORD_MIN_LENGTH, c.SECRET_KEY);"
+        "print(c.LOGIN_LIMIT_PER_SOURCE, c.LOGIN_LIMIT_PER_ACCOUNT, sep=', ');"
+        "print(c.TRUSTED_PROXIES)"
     )
-    assert python(code).stdout.split() == ["127.0.0.1", "5000", "3600", "8", "None"]
+    assert python(code).stdout.splitlines() == [
+        "127.0.0.1 5000 3600 8 None",
+        "20 per 5 minutes, 100 per hour",
+        "0",
+    ]
+
+
+def test_a_number_that_is_empty_is_the_default():
+    code = "from config import Config as c; print(c.PORT, c.PASSWORD_HASH_CONCURRENCY > 0)"
+    assert python(code, PORT="", PASSWORD_HASH_CONCURRENCY="").stdout.split() == ["5000", "True"]
+
+
+@pytest.mark.parametrize("text", ["", "20", "0 per hour", "1/minute;2/hour", "many per day"])
+def test_a_limit_is_one_number_per_time(text):
+    with pytest.raises(ValidationError, match="20 per 5 minutes"):
+        rate_limit(text)
+    assert rate_limit("3 per 2 hours") == "3 per 2 hours"
+
+
+@pytest.mark.parametrize("text", ["localhost", "http://x", "redis://h:port/0", "redis://h/0?x=y"])
+def test_a_redis_server_is_named_by_its_url(text):
+    with pytest.raises(ValidationError, match="redis://host:6379/0"):
+        redis_url(text)
+    assert redis_url("rediss://user:password@host/1") == "rediss://user:password@host/1"
+    assert redis_url("") is None
+
+
+def test_the_processes_share_the_cores_for_hashing():
+    code = "from config import Config as c; print(c.PASSWORD_HASH_CONCURRENCY)"
+    assert python(code, WEB_CONCURRENCY="1000").stdout.split() == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +70,13 @@ def test_the_defaults_are_safe():
     [
         ("PORT", "http", "whole number from 0 to 65535"),
         ("PORT", "65536", "whole number from 0 to 65535"),
-        ("PORT", "", "whole number from 0 to 65535"),
+        ("LOGIN_LIMIT_PER_SOURCE", "20", "20 per 5 minutes"),
+        ("LOGIN_LIMIT_PER_SOURCE", "0 per hour", "20 per 5 minutes"),
+        ("LOGIN_LIMIT_PER_ACCOUNT", "10/minute;100/hour", "20 per 5 minutes"),
+        ("REDIS_URL", "localhost:6379", "redis://host:6379/0"),
+        ("REDIS_URL", "redis://host/0?foo=bar", "redis://host:6379/0"),
+        ("TRUSTED_PROXIES", "10.0.0.1", "proxies"),
+        ("PASSWORD_HASH_CONCURRENCY", "0", "hashes at once"),
         ("WEB_THREADS", "0", "threads per process"),
         ("TOKEN_LIFETIME_SECONDS", "1h", "seconds"),
         ("TOKEN_LIFETIME_SECONDS", "0", "seconds"),

@@ -24,7 +24,7 @@ def test_an_unknown_path_is_404_in_json(client, path, accept):
     ("method", "path", "allowed"),
     [
         ("PATCH", "/api/users", {"GET", "HEAD", "OPTIONS", "POST"}),
-        ("POST", "/api/users/1", {"GET", "HEAD", "OPTIONS", "PUT"}),
+        ("POST", "/api/users/1", {"DELETE", "GET", "HEAD", "OPTIONS", "PUT"}),
         ("PUT", "/api/tokens", {"DELETE", "GET", "HEAD", "OPTIONS", "POST"}),
         ("FOO", "/api/users/me", {"GET", "HEAD", "OPTIONS"}),
     ],

@@ -1,13 +1,24 @@
-"""Hashes: ours, those of an existing tutorial database, and those made with other parameters."""
+"""Passwords: their hashes, what is accepted as a new one, and how many are hashed at once."""
+
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
 
 import pytest
 import sqlalchemy as sa
+from argon2.exceptions import VerifyMismatchError
 from werkzeug.security import generate_password_hash
 
-from app import db, passwords
+from app import create_app, db, passwords
+from app.extensions import engine_options
 from app.models import User
 from config import Config
-from tests.helpers import PASSWORD, basic
+from tests.helpers import PASSWORD, ROOT, Server, at_once, basic, bearer
 
 
 @pytest.fixture
@@ -80,10 +91,252 @@ def test_a_user_whose_hash_is_null_can_be_given_a_password(app, alice):
         db.session.execute(sa.update(User).values(password_hash=None))
         user = db.session.get(User, alice)
         assert not user.check_password("")
-        user.renew_password_hash("a new one")
+        user.set_password("a new one")
         assert user.check_password("a new one")
 
 
 def test_an_unreadable_argon2_hash_needs_rehash(app):
     with app.app_context():
         assert passwords.needs_rehash("$argon2id$broken")
+
+
+# -- What is accepted ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("password", "most common"),
+        ("12345678", "most common"),
+        ("Password1", "most common"),
+        ("ILOVEYOU", "most common"),
+        ("trustno1", "most common"),
+        ("qwertyuiop", "most common"),
+        ("microblog", "'microblog'"),
+        ("MicroBlog", "'microblog'"),
+        ("microblog2026!", "'microblog'"),
+        ("alice.liddell", "your own name"),
+        ("Alice.Liddell99", "your own name"),
+        ("(alice.liddell)", "your own name"),
+        ("wonderland@example.com", "your own name"),
+        ("WONDERLAND1", "your own name"),
+    ],
+)
+def test_what_a_guesser_tries_first_is_refused_with_the_reason(client, password, reason):
+    body = {"username": "alice.liddell", "email": "Wonderland@example.com", "password": password}
+    response = client.post("/api/users", json=body)
+    assert response.status_code == 400
+    assert list(response.json["errors"]) == ["password"]
+    assert reason in response.json["errors"]["password"][0]
+    assert response.json["message"].startswith("password must ")
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "aaaaaaab",
+        "correct horse",
+        "my microblog is best",
+        "microblog!8#61$0552",
+        "alice 83629174",
+        "alice in wonderland",
+        "пароль и ещё",
+        "        ",
+        "🙂" * 8,
+        "x" * 256,
+    ],
+)
+def test_there_are_no_rules_about_kinds_of_characters(client, register, password):
+    register("alice", password=password)
+    assert client.post("/api/tokens", headers=basic("alice", password)).status_code == 200
+    # Nothing is truncated.
+    assert client.post("/api/tokens", headers=basic("alice", password[:-1])).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["1990", "...", "-"])
+def test_a_name_without_letters_forbids_nothing_but_itself(client, register, name):
+    register(name, email="any@example.com", password=f"{name}19901990.-")
+
+
+def test_the_list_of_common_passwords_says_where_it_is_from_and_is_whole():
+    text = (ROOT / "app" / "common_passwords.txt").read_text()
+    assert "zxcvbn" in text
+    assert "MIT License" in text
+    listed = [line for line in text.splitlines() if not line.startswith("#")]
+    assert len(set(listed)) == len(listed) == 30_000
+    assert all(re.fullmatch(r"\S+", password) for password in listed)
+
+
+# -- How many at once ------------------------------------------------------------------
+
+
+class Slow:
+    """Hashes that take `seconds`, and how many of them there are at once."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.now = self.most = 0
+        self.lock = threading.Lock()
+
+    def verify(self, *_):
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        time.sleep(self.seconds)
+        with self.lock:
+            self.now -= 1
+        raise VerifyMismatchError
+
+
+@pytest.fixture
+def slow(app, monkeypatch):
+    def slow(seconds, **settings):
+        app.config.update(settings)
+        passwords.init_app(app)
+        slow = Slow(seconds)
+        monkeypatch.setattr("argon2.PasswordHasher.verify", slow.verify)
+        return slow
+
+    before = app.extensions["passwords"]
+    yield slow
+    app.extensions["passwords"] = before
+
+
+def log_in(app):
+    return lambda number: app.test_client().post("/api/tokens", headers=basic(f"user{number}"))
+
+
+def test_so_many_are_hashed_at_once_and_no_more(app, slow):
+    hashing = slow(0.05, PASSWORD_HASH_CONCURRENCY=3, LOGIN_LIMIT_PER_SOURCE="100 per hour")
+    answers = at_once(20, log_in(app))
+    assert {answer.status_code for answer in answers} == {401}
+    assert hashing.most == 3
+
+
+def test_who_waits_longer_than_a_second_is_asked_to_come_back(app, client, token, slow):
+    slow(1.5, PASSWORD_HASH_CONCURRENCY=1)
+    start = time.monotonic()
+    answers = at_once(3, log_in(app))
+    assert time.monotonic() - start < 2.5
+    assert sorted(answer.status_code for answer in answers) == [401, 503, 503]
+    busy = next(answer for answer in answers if answer.status_code == 503)
+    assert busy.headers["Retry-After"] == "1"
+    assert busy.json == {
+        "error": "Service Unavailable",
+        "message": "too many passwords are being checked at this moment; try again shortly",
+    }
+
+
+def test_who_was_not_hashed_is_not_charged(app, slow):
+    slow(1.5, PASSWORD_HASH_CONCURRENCY=1, LOGIN_LIMIT_PER_SOURCE="2 per hour")
+    at_once(5, log_in(app))
+    assert log_in(app)(9).status_code == 401
+    assert log_in(app)(9).status_code == 429
+
+
+def test_a_quarter_of_the_threads_is_never_kept_waiting(app, slow):
+    slow(0.9, PASSWORD_HASH_CONCURRENCY=2, WEB_THREADS=8)
+    refused_after = []
+
+    def log_in_timed(number):
+        start = time.monotonic()
+        status = log_in(app)(number).status_code
+        if time.monotonic() - start < 0.5:
+            refused_after.append(status)
+        return status
+
+    # Two are hashed, four wait for them, and the others are told at once.
+    assert Counter(at_once(12, log_in_timed))[503] >= 6
+    assert refused_after == [503] * 6
+
+
+def test_a_password_that_waits_keeps_no_connection_from_others(app, config_class, alice, slow):
+    uri = sa.make_url(config_class.SQLALCHEMY_DATABASE_URI)
+    options = engine_options(uri, threads=1) | {"pool_timeout": 0.2}
+    one = {"SQLALCHEMY_ENGINE_OPTIONS": options, "PASSWORD_HASH_CONCURRENCY": 1}
+    app = create_app(type("OneConnectionConfig", (config_class,), one))
+    token = app.test_client().post("/api/tokens", headers=basic("alice")).json["token"]
+    slow(0.6)
+    thread = threading.Thread(target=log_in(app), args=(1,))
+    thread.start()
+    time.sleep(0.2)
+    assert app.test_client().get("/api/users/me", headers=bearer(token)).status_code == 200
+    thread.join()
+    with app.app_context():
+        db.engine.dispose()
+
+
+def test_a_process_that_is_forked_hashes_too(app, config_class):
+    """As a worker does, if something was hashed before the server began to serve."""
+    code = (
+        "import os, microblog_api, app.passwords as passwords\n"
+        "with microblog_api.app.app_context():\n"
+        "    passwords.hash_password('before the fork')\n"
+        "    if os.fork() == 0:\n"
+        "        os._exit(len(passwords.hash_password('after it')) < 50)\n"
+        "    raise SystemExit(os.wait()[1])\n"
+    )
+    environment = {**os.environ, "DATABASE_URL": config_class.SQLALCHEMY_DATABASE_URI}
+    environment |= {"SECRET_KEY": "key", "PASSWORD_HASH_CONCURRENCY": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=60)
+
+
+def test_registering_waits_its_turn_too(app, client, slow, monkeypatch):
+    slow(0, PASSWORD_HASH_CONCURRENCY=1)
+    monkeypatch.setattr("argon2.PasswordHasher.hash", lambda *_: time.sleep(1.5) or "x")
+
+    def register(number):
+        name = f"user{number}"
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+        return app.test_client().post("/api/users", json=body)
+
+    answers = at_once(3, register)
+    assert sorted(answer.status_code for answer in answers) == [201, 503, 503]
+
+
+def test_200_log_ins_at_once_fail_no_other_request_and_keep_the_memory_bounded(
+    config_class, app, register, capsys
+):
+    for number in range(20):
+        register(f"user{number}")
+    uri = {"DATABASE_URL": config_class.SQLALCHEMY_DATABASE_URI}
+    settings = {"SECRET_KEY": config_class.SECRET_KEY, "PASSWORD_HASH_CONCURRENCY": "2"}
+    with Server(**uri, **settings) as server:
+        token = server.request("POST", "/api/tokens", headers=basic("user0")).json["token"]
+        milliseconds = {"idle": [], "flooded": []}
+        server.request("POST", "/api/tokens", headers=basic("user1"))
+        before = server.memory_mib()
+
+        def ask(name):
+            start = time.perf_counter()
+            assert server.request("GET", "/api/users/me", headers=bearer(token)).status == 200
+            milliseconds[name].append((time.perf_counter() - start) * 1000)
+
+        for _ in range(100):
+            ask("idle")
+        done = threading.Event()
+
+        def ask_until_done():
+            while not done.is_set():
+                ask("flooded")
+
+        asker = threading.Thread(target=ask_until_done)
+        asker.start()
+        names = [f"user{number % 20}" for number in range(200)]
+        answers = at_once(
+            200, lambda number: server.request("POST", "/api/tokens", headers=basic(names[number]))
+        )
+        done.set()
+        asker.join()
+        after = server.memory_mib()
+    seen = Counter(answer.status for answer in answers)
+    p99 = {name: statistics.quantiles(times, n=100)[98] for name, times in milliseconds.items()}
+    with capsys.disabled():
+        print(
+            f"\n200 log ins at once: {dict(seen)}; Bearer p99 {p99['idle']:.0f} ms idle, "
+            f"{p99['flooded']:.0f} ms flooded; {before} MiB before, {after} MiB after"
+        )
+    assert set(seen) <= {200, 503}
+    assert seen[200] > 0
+    # Two hashes and the stacks of 64 threads, not a hash for each of them.
+    assert after - before < 150

@@ -1,5 +1,6 @@
 """`boot.sh` as its user has it: the first line, a clean end, a crash, and what makes it stop."""
 
+import json
 import os
 import re
 import signal
@@ -141,6 +142,32 @@ def test_no_line_can_be_forged_in_the_log(server):
     assert len(forged) == 1
     assert '"GET /x%0A127.0.0.1%20%22GET%20/forged%22%20200%1B%5B2J" 404' in forged[0]
     assert '"GET /api/users/mbl_..." 404' in "".join(server.output)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET /api/users HTTP/1.1\r\nHost: x\r\nAuthorization Bearer {token}\r\n\r\n", 400),
+        ("GET /api/users HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \x01{token}\r\n\r\n", 400),
+        ("GET {token}\r\n\r\n", 400),
+        ("{token} / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/9.9{token}\r\n\r\n", 400),
+        ("GET /?{token}" + "x" * 9000 + " HTTP/1.1\r\n\r\n", 414),
+        ("GET / HTTP/1.1\r\nHost: x\r\n{token}: " + "x" * 17000 + "\r\n\r\n", 431),
+        ("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {token}\r\n\r\n", 501),
+    ],
+)
+def test_what_is_no_http_is_refused_in_json_and_not_logged(server, request_, status):
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(request_.replace("{token}", tokens.make()).encode())
+        answer = connection.makefile("rb").read().decode()
+    head, _, body = answer.partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert "Content-Type: application/json" in head
+    assert set(json.loads(body)) == {"error", "message"}
+    server.stop()
+    assert "mbl_" not in "".join(server.output)
 
 
 def chunked(server, *chunks, path="/api/users", content_type="application/json"):

@@ -5,6 +5,7 @@ from typing import Any
 from apiflask import APIBlueprint, abort
 
 from app.auth import any_auth
+from app.errors import found
 from app.extensions import db
 from app.models import Follow, FollowsOneselfError, User
 from app.schemas import PageQuery, UserCollection, collection
@@ -18,7 +19,7 @@ bp = APIBlueprint("following", __name__)
 @bp.output(UserCollection)
 def get_followers(id: int, query_data: dict[str, int]) -> Any:
     """Those who follow a user."""
-    page = Follow.followers_of(db.get_or_404(User, id), **query_data)
+    page = Follow.followers_of(found(User.find(id)), **query_data)
     return collection(page, ".get_followers", id=id)
 
 
@@ -29,7 +30,7 @@ def get_followers(id: int, query_data: dict[str, int]) -> Any:
 @bp.output(UserCollection)
 def get_following(id: int, query_data: dict[str, int]) -> Any:
     """Those whom a user follows."""
-    page = Follow.followed_by(db.get_or_404(User, id), **query_data)
+    page = Follow.followed_by(found(User.find(id)), **query_data)
     return collection(page, ".get_following", id=id)
 
 
@@ -38,7 +39,7 @@ def get_following(id: int, query_data: dict[str, int]) -> Any:
 @bp.output({}, status_code=204)
 def follow(id: int) -> Any:
     """Follow a user; again is no mistake."""
-    user = db.get_or_404(User, id)
+    user = found(User.find(id))
     try:
         Follow.begin(any_auth.current_user().id, user.id)
     except FollowsOneselfError:
@@ -52,6 +53,6 @@ def follow(id: int) -> Any:
 @bp.output({}, status_code=204)
 def unfollow(id: int) -> Any:
     """Follow a user no longer; again is no mistake."""
-    Follow.end(any_auth.current_user().id, db.get_or_404(User, id).id)
+    Follow.end(any_auth.current_user().id, found(User.find(id)).id)
     db.session.commit()
     return ""

@@ -8,6 +8,7 @@ from apiflask import APIBlueprint, abort
 from flask import url_for
 
 from app.auth import any_auth
+from app.errors import found
 from app.extensions import db
 from app.models import Post, User
 from app.schemas import NewPost, PostOut, PostStream, StreamQuery, stream
@@ -23,7 +24,7 @@ def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(view)
     def decorated(id: int, **kwargs: Any) -> Any:
-        post = db.get_or_404(Post, id)
+        post = found(Post.find(id))
         if post.user_id != any_auth.current_user().id:
             abort(403)
         return view(post=post, **kwargs)
@@ -47,7 +48,7 @@ def get_posts(query_data: dict[str, int]) -> Any:
 @bp.output(PostStream)
 def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
     """A user's posts, newest first."""
-    user = db.get_or_404(User, id)
+    user = found(User.find(id))
     posts = Post.of_user(user.id, query_data.get("before"), query_data["per_page"] + 1)
     return stream(posts, query_data, ".get_posts_of_user", id=id)
 
@@ -79,7 +80,7 @@ def create_post(fields: dict[str, str]) -> Any:
 @bp.output(PostOut)
 def get_post(id: int) -> Any:
     """One post."""
-    return db.get_or_404(Post, id)
+    return found(Post.find(id))
 
 
 @bp.put("/posts/<int:id>")

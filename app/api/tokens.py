@@ -6,8 +6,18 @@ from urllib.parse import quote
 from apiflask import APIBlueprint
 from flask import current_app
 
-from app.auth import ALL_SCOPES, any_auth, basic_auth, is_by_token, presented_password
+from app import audit
+from app.audit import Event
+from app.auth import (
+    ALL_SCOPES,
+    any_auth,
+    basic_auth,
+    is_by_token,
+    password_required,
+    presented_password,
+)
 from app.extensions import db
+from app.models import OutdatedError
 from app.schemas import TokenInfo, TokenOut
 
 bp = APIBlueprint("tokens", __name__)
@@ -21,8 +31,11 @@ _NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749, 5.1
 def get_token() -> Any:
     """Log in."""
     user = basic_auth.current_user()
-    user.renew_password_hash(presented_password())
-    token = user.get_token(current_app.config["TOKEN_LIFETIME_SECONDS"])
+    try:
+        user.renew_password_hash(presented_password())
+        token = user.get_token(current_app.config["TOKEN_LIFETIME_SECONDS"])
+    except OutdatedError:
+        password_required(401)
     answer = {
         "token": token,
         "access_token": token,
@@ -57,6 +70,8 @@ def get_token_info() -> Any:
 @bp.output({}, status_code=204)
 def revoke_token() -> Any:
     """Log out: the presented token ends, or with a password the one the user has."""
-    any_auth.current_user().revoke_token()
+    user = any_auth.current_user()
+    user.revoke_token()
     db.session.commit()
+    audit.record(Event.LOG_OUT, user.id)
     return ""

@@ -5,10 +5,22 @@ from typing import Any, NoReturn
 from apiflask import APIBlueprint, abort
 from flask import url_for
 
-from app.auth import any_auth, own_account
+from app import audit, passwords, throttle
+from app.audit import Event
+from app.auth import any_auth, check_password, own_account
+from app.errors import found
 from app.extensions import db
-from app.models import AlreadyTakenError, User
-from app.schemas import ChangedUser, NewUser, PageQuery, UserCollection, UserOut, collection
+from app.headers import request
+from app.models import AlreadyTakenError, KnownSource, OutdatedError, User, deactivate
+from app.schemas import (
+    ChangedPassword,
+    ChangedUser,
+    NewUser,
+    PageQuery,
+    UserCollection,
+    UserOut,
+    collection,
+)
 
 bp = APIBlueprint("users", __name__)
 
@@ -48,7 +60,7 @@ def get_me() -> Any:
 @bp.output(UserOut)
 def get_user(id: int) -> Any:
     """One user."""
-    return db.get_or_404(User, id)
+    return found(User.find(id))
 
 
 @bp.put("/users/<int:id>")
@@ -65,6 +77,42 @@ def update_user(fields: dict[str, Any]) -> Any:
         _refuse_taken(error)
     db.session.commit()
     return user
+
+
+@bp.put("/users/<int:id>/password")
+@bp.auth_required(any_auth)
+@own_account
+@bp.input(ChangedPassword, arg_name="fields")
+@bp.output({}, status_code=204)
+def change_password(fields: dict[str, str]) -> Any:
+    """Change one's own password; every token of the user ends, this one included."""
+    user = any_auth.current_user()
+    refusal = passwords.refusal(fields["new_password"], user.username, user.email)
+    if refusal is not None:
+        abort(400, detail={"json": {"new_password": [refusal]}})
+    if not check_password(user, fields["current_password"]):
+        abort(403, "the current password is wrong")
+    try:
+        user.change_password(fields["new_password"])
+    except OutdatedError:  # another request has changed it
+        abort(403, "the current password is wrong")
+    KnownSource.note(user.id, throttle.source_of(request.remote_addr))
+    db.session.commit()
+    audit.record(Event.PASSWORD_CHANGED, user.id)
+    return ""
+
+
+@bp.delete("/users/<int:id>")
+@bp.auth_required(any_auth)
+@own_account
+@bp.output({}, status_code=204)
+def deactivate_user() -> Any:
+    """Leave: the user and their posts are gone from every route; their name stays taken."""
+    user = any_auth.current_user()
+    deactivate(user)
+    db.session.commit()
+    audit.record(Event.DEACTIVATED, user.id)
+    return ""
 
 
 def _refuse_taken(error: AlreadyTakenError) -> NoReturn:

@@ -1,17 +1,24 @@
 """The state of the application and its rules; knows nothing of HTTP."""
 
-from app.models.follow import Follow, FollowsOneselfError
+from app.models.activation import activate, deactivate
+from app.models.errors import AlreadyTakenError, FollowsOneselfError, OutdatedError
+from app.models.follow import Follow
+from app.models.known_source import KnownSource
 from app.models.page import Page
 from app.models.post import Post
 from app.models.total import Total
-from app.models.user import AlreadyTakenError, User
+from app.models.user import User
 
 __all__ = [
     "AlreadyTakenError",
     "Follow",
     "FollowsOneselfError",
+    "KnownSource",
+    "OutdatedError",
     "Page",
     "Post",
     "Total",
     "User",
+    "activate",
+    "deactivate",
 ]

@@ -1,18 +1,12 @@
 """Who follows whom."""
 
-from typing import Any
-
 import sqlalchemy as sa
 import sqlalchemy.orm as so
-from sqlalchemy.dialects import postgresql, sqlite
 
-from app.extensions import Model, db, rows_changed
+from app.extensions import Model, db, insert, rows_changed
+from app.models.errors import FollowsOneselfError, OutdatedError
 from app.models.page import Page, paged
 from app.models.user import User
-
-
-class FollowsOneselfError(Exception):
-    """Nobody may follow themselves: one's own posts are in one's feed anyway."""
 
 
 class Follow(Model):
@@ -27,17 +21,22 @@ class Follow(Model):
 
         Raises:
             FollowsOneselfError: both are the same.
+            OutdatedError: one of them has just been deactivated; the session is
+                rolled back.
         """
         if follower_id == followed_id:
             raise FollowsOneselfError
-        insert = _INSERT[db.engine.dialect.name](Follow.__table__).on_conflict_do_nothing()
-        values = {"follower_id": follower_id, "followed_id": followed_id}
-        if rows_changed(insert.values(values)):
+        row = insert(Follow).values(follower_id=follower_id, followed_id=followed_id)
+        if rows_changed(row.on_conflict_do_nothing()):
             _count(follower_id, followed_id, 1)
 
     @staticmethod
     def end(follower_id: int, followed_id: int) -> None:
-        """One user follows another no longer; nothing happens if they did not."""
+        """One user follows another no longer; nothing happens if they did not.
+
+        Raises:
+            OutdatedError: as in `begin`.
+        """
         pair = (Follow.follower_id == follower_id, Follow.followed_id == followed_id)
         if rows_changed(sa.delete(Follow).where(*pair)):
             _count(follower_id, followed_id, -1)
@@ -61,25 +60,25 @@ def _count(follower_id: int, followed_id: int, change: int) -> None:
     # The lower id first: two users who follow each other at the same moment
     # would otherwise wait for each other's row.
     for user_id in sorted(columns):
-        db.session.execute(sa.update(User).where(User.id == user_id).values(columns[user_id]))
+        active = sa.update(User).where(User.id == user_id, User.deactivated_at.is_(None))
+        if not rows_changed(active.values(columns[user_id])):
+            db.session.rollback()
+            raise OutdatedError
 
 
 # The primary key finds whom a user follows; this finds who follows them.
 sa.Index("ix_followers_followed_id", Follow.followed_id, Follow.follower_id)
 
-# Both have an ON CONFLICT, which SQLAlchemy's own INSERT has not.
-_INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-
 _USER_ID = sa.bindparam("user_id", type_=sa.BigInteger)
 _FOLLOWERS = paged(
     sa.select(User)
     .join(Follow, Follow.follower_id == User.id)
-    .where(Follow.followed_id == _USER_ID)
+    .where(Follow.followed_id == _USER_ID, User.deactivated_at.is_(None))
     .order_by(Follow.follower_id)
 )
 _FOLLOWED = paged(
     sa.select(User)
     .join(Follow, Follow.followed_id == User.id)
-    .where(Follow.follower_id == _USER_ID)
+    .where(Follow.follower_id == _USER_ID, User.deactivated_at.is_(None))
     .order_by(Follow.followed_id)
 )

@@ -40,6 +40,12 @@ class Post(Model):
         if rows_changed(sa.delete(Post).where(Post.id == self.id)):
             _count(self.user_id, -1)
 
+    @staticmethod
+    def find(id: int) -> "Post | None":
+        """The post with this id; `None` if there is none, or its author is deactivated."""
+        post = db.session.get(Post, id)
+        return post if post is not None and post.author.deactivated_at is None else None
+
     # Each of these gives up to `count` posts whose id is lower than `before`, in one SELECT.
 
     @staticmethod
@@ -87,6 +93,25 @@ def _newest(*criteria: sa.ColumnElement[bool]) -> sa.Select[Any]:
     )
 
 
+def _of_everybody() -> sa.Select[Any]:
+    """The newest posts whose author is not deactivated.
+
+    Chosen before they are read with their authors: PostgreSQL might begin a
+    join with all users. Posts of deactivated authors are passed over one by one.
+    """
+    post = so.aliased(Post)
+    deactivated_at = (
+        sa.select(User.deactivated_at).where(User.id == post.user_id).correlate(post)
+    ).scalar_subquery()
+    chosen = (
+        sa.select(post.id)
+        .where(post.id < _BEFORE, deactivated_at.is_(None))
+        .order_by(post.id.desc())
+        .limit(_COUNT)
+    )
+    return _newest(Post.id.in_(chosen))
+
+
 def _feed(dialect_name: str) -> sa.Select[Any]:
     """The newest posts of each author, and the newest of those.
 
@@ -95,7 +120,9 @@ def _feed(dialect_name: str) -> sa.Select[Any]:
     """
     authors = sa.union_all(
         sa.select(_USER_ID.label("id")),
-        sa.select(Follow.followed_id).where(Follow.follower_id == _USER_ID),
+        sa.select(Follow.followed_id)
+        .join(User, User.id == Follow.followed_id)
+        .where(Follow.follower_id == _USER_ID, User.deactivated_at.is_(None)),
     ).subquery("authors")
     candidate = so.aliased(Post)
     newest_of_author = (
@@ -118,6 +145,6 @@ def _feed(dialect_name: str) -> sa.Select[Any]:
     return _newest(Post.id.in_(chosen))  # only these are read whole
 
 
-_ALL = _newest()
+_ALL = _of_everybody()
 _OF_USER = _newest(Post.user_id == _USER_ID)
 _FEED = {name: _feed(name) for name in ("sqlite", "postgresql")}

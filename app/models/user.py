@@ -1,55 +1,31 @@
-"""A user: their name, their password, and the one login token their devices share."""
+"""A user: their names, what is shown of them, and how they are found."""
 
 import hashlib
-from contextlib import suppress
-from datetime import datetime, timedelta
+import re
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Self
 
 import sqlalchemy as sa
 import sqlalchemy.orm as so
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy.exc import IntegrityError
 
-from app import passwords, tokens
-from app.columns import BigId, SealedToken, UTCDateTime, sealed_forms, utc_now
-from app.extensions import Model, db
+from app import tokens
+from app.columns import UTCDateTime, sealed_forms, utc_now
+from app.extensions import db
+from app.logins import normal_login
+from app.models.credentials import Credentials
+from app.models.errors import AlreadyTakenError
 from app.models.page import Page, paged
 from app.models.total import Total
 
 
-def normal_email(text: str) -> str:
-    """The one form of an e-mail address that is stored and looked up.
-
-    Raises:
-        EmailNotValidError: of `email_validator`; `text` is no address, or one
-            with other than ASCII characters before the @.
-    """
-    return validate_email(text, check_deliverability=False, allow_smtputf8=False).normalized
-
-
-class AlreadyTakenError(Exception):
-    """Somebody else has this user name or e-mail address.
-
-    Attributes:
-        field: `"username"` or `"email"`.
-    """
-
-    def __init__(self, field: str) -> None:
-        super().__init__(f"the {field} is already taken")
-        self.field = field
-
-
-class User(Model):
-    id: so.Mapped[int] = so.mapped_column(BigId, primary_key=True)
+class User(Credentials):
     username: so.Mapped[str] = so.mapped_column(sa.String(64))
     email: so.Mapped[str] = so.mapped_column(sa.String(254))  # longest address, RFC 5321
-    password_hash: so.Mapped[str | None] = so.mapped_column(sa.String(256))
     about_me: so.Mapped[str | None] = so.mapped_column(sa.String(140))
     # When the user registered or, later, last asked for a token.
     last_seen: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime, default=utc_now)
-    # Deferred: reading it means decrypting it, and only a log in has to.
-    token: so.Mapped[str | None] = so.mapped_column(SealedToken, deferred=True)
-    token_expiration: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
     # Kept by `Post` and `Follow` with each change: a page of users counts nothing.
     post_count: so.Mapped[int] = so.mapped_column(default=0, server_default="0")
     follower_count: so.Mapped[int] = so.mapped_column(default=0, server_default="0")
@@ -93,81 +69,39 @@ class User(Model):
         except IntegrityError:
             db.session.rollback()
             for field, value in wanted.items():
-                user = db.session.scalar(_BY[field], {"value": value})
+                user = db.session.scalar(_EVEN_DEACTIVATED_BY[field], {"value": value})
                 if user is not None and user.id != own_id:
                     raise AlreadyTakenError(field) from None
             raise
+
+    # -- Finding -----------------------------------------------------------------------
 
     @staticmethod
     def page(page: int, per_page: int) -> Page:
         """A page of all users by ascending id; one past the end is empty."""
         return Page.of(_ALL, page, per_page, Total.of("user"))
 
-    # -- Logging in with a password ----------------------------------------------------
-
     @staticmethod
-    def check_credentials(login: str, password: str) -> "User | None":
-        """The user with this user name or e-mail address, if the password is theirs.
-
-        A login that does not exist takes the time of a wrong password. Empty
-        ones are no credentials: HTTP libraries give them where there were none.
-        """
-        if not login or not password:
-            return None
-        user = User.find_by_login(login)
-        password_hash = user.password_hash if user is not None else None
-        return user if passwords.verify_password(password_hash, password) else None
+    def find(id: int) -> "User | None":
+        """The user with this id; `None` if there is none, or they are deactivated."""
+        user = db.session.get(User, id)
+        return user if user is not None and user.deactivated_at is None else None
 
     @staticmethod
     def find_by_login(login: str) -> "User | None":
-        """The user with this user name or e-mail address, in any case; `None` if there is none."""
-        if "\0" in login:  # PostgreSQL has no such text and says so with an error
-            return None
-        if "@" in login:
-            email = login
-            with suppress(EmailNotValidError):  # an older database may hold others
-                email = normal_email(login)
-            user = db.session.scalar(_BY["email"], {"value": email})
-            if user is not None:
-                return user
-        return db.session.scalar(_BY["username"], {"value": login})
+        """The user with this user name or e-mail address in any case; `None` as in `find`."""
+        return _find_by_login(_BY, login)
 
-    def set_password(self, password: str) -> None:
-        self.password_hash = passwords.hash_password(password)
+    @staticmethod
+    def find_even_deactivated(login: str) -> "User | None":
+        """As `find_by_login`, and users who are deactivated too."""
+        return _find_by_login(_EVEN_DEACTIVATED_BY, login)
 
-    def check_password(self, password: str) -> bool:
-        return passwords.verify_password(self.password_hash, password)
-
-    def renew_password_hash(self, password: str) -> None:
-        """Replaces a hash made in another way than new ones are, given the right password."""
-        if self.password_hash is None or passwords.needs_rehash(self.password_hash):
-            self.set_password(password)
-
-    # -- The login token ---------------------------------------------------------------
-
-    def get_token(self, expires_in: int = 3600) -> str:
-        """The user's token: the live one if more than 60 s remain of it, else a new one.
-
-        Whoever commits first decides: of two log ins at once, the second waits
-        and is handed the first one's token.
-
-        Args:
-            expires_in: lifetime of a new token, in seconds.
-        """
-        now = utc_now()
-        db.session.add(self)
-        db.session.flush()
-        # This UPDATE locks the row until the commit (on SQLite, the database):
-        # what is read next can be neither replaced nor revoked meanwhile.
-        db.session.execute(sa.update(User).where(User.id == self.id).values(last_seen=now))
-        db.session.refresh(self, ["last_seen", "token", "token_expiration"])
-        # A token that lives for less than two minutes is shared for half its life.
-        shared_until = now + min(timedelta(seconds=60), timedelta(seconds=expires_in) / 2)
-        if self.token and self.token_expiration and self.token_expiration > shared_until:
-            return self.token
-        self.token = tokens.make()
-        self.token_expiration = now + timedelta(seconds=expires_in)
-        return self.token
+    @staticmethod
+    def all_even_deactivated() -> Iterator["User"]:
+        """Everybody by ascending id, read in portions."""
+        everybody = sa.select(User).order_by(User.id).execution_options(yield_per=1000)
+        return iter(db.session.scalars(everybody))
 
     @staticmethod
     def check_token(token: str) -> "User | None":
@@ -194,29 +128,6 @@ class User(Model):
             so.attributes.set_committed_value(user, "token", token)
         return user
 
-    @property
-    def has_live_token(self) -> bool:
-        return self.token_expiration is not None and self.token_expiration > utc_now()
-
-    @property
-    def token_seconds_left(self) -> int:
-        """What remains of the token, to the nearest second; 0 without one."""
-        if self.token_expiration is None:
-            return 0
-        return max(0, round((self.token_expiration - utc_now()).total_seconds()))
-
-    def revoke_token(self) -> None:
-        """Ends the token this user was found by, or else the one they have.
-
-        A token that has taken its place meanwhile lives on. The columns are
-        emptied, so that no clock that steps back can revive the token.
-        """
-        statement = sa.update(User).where(User.id == self.id)
-        if self.token is not None:
-            statement = statement.where(User.token.in_(sealed_forms(self.token)))
-        db.session.execute(statement.values(token=None, token_expiration=None))
-        db.session.expire(self, ["token", "token_expiration"])
-
     # -- For others to see -------------------------------------------------------------
 
     def avatar(self, size: int) -> str:
@@ -237,10 +148,25 @@ Total.keep(User, "user")
 
 # Built once: building a statement costs more than running it.
 _TEXT = sa.func.lower(sa.bindparam("value", type_=sa.String))
-_ALL = paged(sa.select(User).order_by(User.id))
-_BY = {
-    "username": sa.select(User).where(sa.func.lower(User.username) == _TEXT),
-    "email": sa.select(User).where(sa.func.lower(User.email) == _TEXT),
-    "token": sa.select(User).where(User.token == sa.bindparam("value")),
-    "tokens": sa.select(User).where(User.token.in_(sa.bindparam("values", expanding=True))),
+_IS = {
+    "username": sa.func.lower(User.username) == _TEXT,
+    "email": sa.func.lower(User.email) == _TEXT,
+    "token": User.token == sa.bindparam("value"),
+    "tokens": User.token.in_(sa.bindparam("values", expanding=True)),
 }
+_ACTIVE = sa.select(User).where(User.deactivated_at.is_(None))
+_ALL = paged(_ACTIVE.order_by(User.id))
+_BY = {name: _ACTIVE.where(criterion) for name, criterion in _IS.items()}
+_EVEN_DEACTIVATED_BY = {name: sa.select(User).where(_IS[name]) for name in ("username", "email")}
+
+
+def _find_by_login(by: dict[str, sa.Select[User]], login: str) -> User | None:
+    if re.search(
+        "[\0\ud800-\udfff]", login
+    ):  # no database has such text, and says so with an error
+        return None
+    value = {"value": normal_login(login)}
+    # Both in any case: the time does not tell that there is such an address.
+    by_email = db.session.scalar(by["email"], value) if "@" in login else None
+    by_username = db.session.scalar(by["username"], value)
+    return by_email or by_username

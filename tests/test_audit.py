@@ -1,0 +1,95 @@
+"""The audit log: a line of JSON for each event, and no way to forge one."""
+
+from datetime import datetime, timedelta
+
+import pytest
+
+from app import db
+from app.models import User
+from tests.helpers import PASSWORD, basic, bearer
+
+
+def fields(event):
+    return event["event"], event["user_id"], event["source"]
+
+
+def test_each_event_is_a_line(app, client, alice, events):
+    token = client.post("/api/tokens", headers=basic("alice")).json["token"]
+    client.get("/api/users/me", headers=basic("alice"))
+    client.get("/api/users/me", headers=bearer(token))
+    client.get("/api/users/me", headers=basic("alice", "wrong one"))
+    client.post("/api/tokens", headers=basic("nobody"))
+    client.delete("/api/tokens", headers=bearer(token))
+    body = {"current_password": "wrong one", "new_password": "battery staple"}
+    headers = bearer(client.post("/api/tokens", headers=basic("alice")).json["token"])
+    client.put(f"/api/users/{alice}/password", json=body, headers=headers)
+    body["current_password"] = PASSWORD
+    client.put(f"/api/users/{alice}/password", json=body, headers=headers)
+    client.delete(f"/api/users/{alice}", headers=basic("alice", "battery staple"))
+    for _ in range(19):
+        client.post("/api/tokens", headers=basic("alice"))
+    assert [fields(event)[:2] for event in events()] == [
+        ("log_in", alice),
+        ("log_in", alice),
+        ("log_in_failed", alice),
+        ("log_in_failed", None),
+        ("log_out", alice),
+        ("log_in", alice),
+        ("log_in_failed", alice),
+        ("password_changed", alice),
+        ("log_in", alice),
+        ("deactivated", alice),
+        *[("log_in_failed", None)] * 19,
+    ]
+    client.post("/api/tokens", headers=basic("somebody"))
+    assert fields(events()[-1]) == ("log_in_throttled", None, "127.0.0.1")
+
+
+def test_a_line_has_a_time_and_the_id_of_the_response(client, alice, events):
+    response = client.post("/api/tokens", headers=basic("alice"))
+    line = events()[-1]
+    assert list(line) == ["time", "event", "user_id", "source", "request_id"]
+    assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
+    assert line["request_id"] == response.headers["X-Request-Id"]
+
+
+def test_a_name_cannot_forge_a_line(app, client, alice, events, caplog):
+    forged = 'x\n{"event": "log_in", "user_id": 1}'
+    with app.app_context():
+        db.session.get(User, alice).username = forged
+        db.session.commit()
+    caplog.clear()
+    client.post("/api/tokens", headers=basic(forged, "wrong one"))
+    client.post("/api/tokens", headers=basic(forged + "\r\n\u2028\x1b[2J", "wrong one"))
+    assert len(events()) == 2
+    for record in caplog.records:
+        assert record.message.isprintable()
+
+
+def test_a_server_writes_whole_lines_that_the_access_log_can_be_joined_with(server, register):
+    alice = register("alice")
+    ok = server.request("POST", "/api/tokens", headers=basic("alice"))
+    bad = server.request("POST", "/api/tokens", headers=basic("nobody\n{}"))
+    server.stop()
+    assert [fields(event) for event in server.events()] == [
+        ("log_in", alice, "127.0.0.1"),
+        ("log_in_failed", None, "127.0.0.1"),
+    ]
+    for event, answer in zip(server.events(), (ok, bad), strict=True):
+        request_id = answer.headers["X-Request-Id"]
+        assert event["request_id"] == request_id
+        access = [line for line in server.output if line.rstrip().endswith(request_id)]
+        assert len(access) == 1
+        assert f'"POST /api/tokens" {answer.status}' in access[0]
+
+
+@pytest.mark.parametrize("failing", ["commit"])
+def test_what_was_not_committed_is_not_told(client, token, events, monkeypatch, failing, app):
+    def fail():
+        raise RuntimeError(failing)
+
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    before = len(events())
+    monkeypatch.setattr(db.session, failing, fail)
+    assert client.delete("/api/tokens", headers=bearer(token)).status_code == 500
+    assert len(events()) == before

@@ -1,0 +1,147 @@
+"""What is believed of a request's headers, and what every response carries."""
+
+import re
+
+import pytest
+
+from app import create_app, db
+from tests.helpers import basic, bearer
+
+SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@pytest.fixture
+def client_of(app, config_class):
+    """A client of an application on the same database, with other settings."""
+    apps = []
+
+    def client_of(**settings):
+        apps.append(create_app(type("OtherConfig", (config_class,), settings)))
+        return apps[-1].test_client()
+
+    yield client_of
+    for other in apps:
+        with other.app_context():
+            db.engine.dispose()
+
+
+# -- Responses -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/users/me"),
+        ("GET", "/api/users"),
+        ("POST", "/api/users"),
+        ("DELETE", "/api/tokens"),
+        ("PATCH", "/api/users"),
+        ("OPTIONS", "/api/users"),
+        ("GET", "/nowhere"),
+        ("GET", "/api/users?token=x"),
+    ],
+)
+def test_every_response_carries_its_id_and_the_safe_headers(client, token, method, path):
+    for headers in ({}, bearer(token)):
+        response = client.open(path, method=method, headers=headers)
+        assert re.fullmatch("[0-9a-f]{32}", response.headers["X-Request-Id"])
+        assert SAFE.items() <= dict(response.headers).items()
+        assert "Strict-Transport-Security" not in response.headers
+
+
+def test_an_answer_to_our_own_mistake_carries_them_too(app, client, token, monkeypatch):
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    monkeypatch.setattr("app.models.User.find_by_token", None)
+    response = client.get("/api/users", headers=bearer(token))
+    assert response.status_code == 500
+    assert "X-Request-Id" in response.headers
+    assert SAFE.items() <= dict(response.headers).items()
+
+
+def test_each_request_has_an_id_of_its_own_that_nobody_can_choose(client):
+    ids = {
+        client.get("/", headers={"X-Request-Id": "forged"}).headers["X-Request-Id"]
+        for _ in range(10)
+    }
+    assert len(ids) == 10
+    assert "forged" not in ids
+
+
+# -- Proxies ---------------------------------------------------------------------------
+
+FORWARDED = {"X-Forwarded-For": "192.0.2.9, 198.51.100.1", "X-Forwarded-Proto": "https"}
+
+
+def test_nobody_chooses_their_address_or_scheme_by_default(client, events):
+    response = client.post("/api/tokens", headers=basic("nobody") | FORWARDED)
+    assert "Strict-Transport-Security" not in response.headers
+    assert events()[-1]["source"] == "127.0.0.1"
+
+
+def test_no_header_makes_a_guesser_somebody_else(client):
+    for number in range(20):
+        headers = basic("nobody") | {
+            "X-Forwarded-For": f"192.0.2.{number}",
+            "Forwarded": f"for=192.0.2.{number}",
+            "X-Real-IP": f"192.0.2.{number}",
+        }
+        assert client.post("/api/tokens", headers=headers).status_code == 401
+    assert client.post("/api/tokens", headers=basic("nobody") | FORWARDED).status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("proxies", "source"), [(1, "198.51.100.1"), (2, "192.0.2.9"), (3, "127.0.0.1")]
+)
+def test_so_many_proxies_are_believed_and_no_more(client_of, events, proxies, source):
+    client = client_of(TRUSTED_PROXIES=proxies)
+    response = client.post("/api/tokens", headers=basic("nobody") | FORWARDED)
+    assert events()[-1]["source"] == source
+    assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+def test_a_proxy_that_names_nobody_is_a_source_like_any_other(client_of, events):
+    client = client_of(TRUSTED_PROXIES=1)
+    headers = basic("nobody") | {"X-Forwarded-For": "unknown\x1b"}
+    for _ in range(20):
+        assert client.post("/api/tokens", headers=headers).status_code == 401
+    assert client.post("/api/tokens", headers=headers).status_code == 429
+
+
+def test_a_proxy_does_not_change_the_host(client_of):
+    client = client_of(TRUSTED_PROXIES=1, TRUSTED_HOSTS=["api.example.com"])
+    headers = {"X-Forwarded-Host": "api.example.com"}
+    assert client.get("/api/users", headers=headers).status_code == 400
+
+
+# -- Hosts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("api.example.com", 401),
+        ("api.example.com:8000", 401),
+        ("one.example.org", 401),
+        ("evil.example.com", 400),
+        ("api.example.com.evil.example", 400),
+        ("127.0.0.1", 400),
+        ("", 400),
+    ],
+)
+def test_other_hosts_are_refused_in_json(client_of, host, status):
+    client = client_of(TRUSTED_HOSTS=("api.example.com", ".example.org"))
+    response = client.get("/api/users", headers={"Host": host})
+    assert response.status_code == status
+    assert response.json["error"]
+    assert "X-Request-Id" in response.headers
+    if status == 400:
+        text = "the Host header names none of the hosts of this server"
+        assert response.json == {"error": "Bad Request", "message": text}
+
+
+def test_any_host_is_answered_by_default(client):
+    assert client.get("/api/users", headers={"Host": "evil.example.com"}).status_code == 401

@@ -1,0 +1,442 @@
+"""Wrong passwords: how many, from whom, and that nobody else pays for them."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+
+import argon2
+import pytest
+import sqlalchemy as sa
+import time_machine
+
+from app import counters, create_app, db, throttle
+from app.models import KnownSource
+from tests.helpers import PASSWORD, Server, at_once, basic, bearer
+
+LIMITS = ("LOGIN_LIMIT_PER_SOURCE", "LOGIN_LIMIT_PER_ACCOUNT")
+HOME = "198.51.100.7"
+MESSAGE = "too many wrong passwords; try again when the Retry-After header says"
+
+
+@pytest.fixture
+def guess(client):
+    """The answer to a log in from an address."""
+
+    def guess(login, source=HOME, password="not the password"):
+        environ = {"REMOTE_ADDR": source}
+        return client.post("/api/tokens", headers=basic(login, password), environ_base=environ)
+
+    return guess
+
+
+@pytest.fixture
+def hashes(monkeypatch):
+    """The passwords that were checked, as they are."""
+    checked = []
+    verify = argon2.PasswordHasher.verify
+
+    def count(hasher, password_hash, password):
+        checked.append(password)
+        return verify(hasher, password_hash, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", count)
+    return checked
+
+
+def stranger(number):
+    return f"203.0.113.{number}"
+
+
+def statuses(answers):
+    return Counter(answer.status_code for answer in answers)
+
+
+# -- What is spent ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("login", ["alice", "nobody", "nobody@example.com"])
+def test_the_21st_guess_from_one_source_is_refused_without_hashing(guess, alice, hashes, login):
+    for _ in range(20):
+        assert guess(login).status_code == 401
+    answer = guess(login)
+    assert answer.status_code == 429
+    assert answer.json == {"error": "Too Many Requests", "message": MESSAGE}
+    assert 1 <= int(answer.headers["Retry-After"]) <= 300
+    assert guess(login, password=PASSWORD).status_code == 429
+    assert guess("somebody.else").status_code == 429
+    assert len(hashes) == 20
+    assert guess(login, stranger(1)).status_code == 401
+
+
+@pytest.mark.parametrize("login", ["alice", "nobody", "nobody@example.com"])
+def test_the_101st_guess_at_one_account_within_an_hour_is_refused(guess, alice, hashes, login):
+    answers = [guess(login, stranger(number % 40)) for number in range(140)]
+    assert [answer.status_code for answer in answers] == [401] * 100 + [429] * 40
+    assert len(hashes) == 100
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 3600
+    assert guess("bob", stranger(0)).status_code == 401
+
+
+def test_the_names_of_an_account_share_its_budget(guess, alice):
+    names = ["alice", "ALICE", "alice@example.com", "Alice@EXAMPLE.com"]
+    for number in range(100):
+        assert guess(names[number % 4], stranger(number % 40)).status_code == 401
+    assert {guess(name, stranger(50)).status_code for name in names} == {429}
+
+
+def test_the_forms_of_a_name_that_nobody_has_share_its_budget(guess):
+    for names in (["nobody", "NOBODY"], ["a@bücher.example", "A@XN--BCHER-KVA.example"]):
+        for number in range(100):
+            assert guess(names[number % 2], stranger(number % 40)).status_code == 401
+        assert {guess(name, stranger(50)).status_code for name in names} == {429}
+
+
+def test_budgets_are_whole_again_after_their_time(guess, alice):
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        for _ in range(20):
+            guess("alice")
+        refused = guess("alice")
+        assert refused.headers["Retry-After"] == "300"
+        clock.shift(299)
+        assert guess("alice").headers["Retry-After"] == "1"
+        clock.shift(2)
+        assert guess("alice").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1:443", "192.0.2.1:50000", True),
+        ("[2001:db8:1:2::1]:443", "2001:db8:1:2::9", True),
+        ("", "no address", True),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_a_source_is_an_ipv4_address_or_a_network_of_64_bits(guess, first, second, same):
+    for _ in range(20):
+        guess("nobody", first)
+    assert guess("nobody", second).status_code == (429 if same else 401)
+
+
+def test_a_guess_that_is_refused_takes_nothing_from_the_other_budget(app, alice):
+    app.config.update(dict.fromkeys(LIMITS, "1 per hour"))
+    with app.app_context():
+        throttle.Attempt(alice, HOME, is_known=False).charge()
+        others = [alice + number for number in range(1, 4)]
+        for other in others:
+            with pytest.raises(throttle.TooManyFailuresError):
+                throttle.Attempt(other, HOME, is_known=False).charge()
+        with pytest.raises(throttle.TooManyFailuresError):
+            throttle.Attempt(alice, stranger(1), is_known=False).charge()
+        throttle.Attempt(others[0], stranger(1), is_known=False).charge()
+
+
+def test_what_is_given_back_does_not_enlarge_the_next_budget(app, alice):
+    app.config["LOGIN_LIMIT_PER_SOURCE"] = "2 per minute"
+    with app.app_context(), time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        slow = throttle.Attempt(alice, HOME, is_known=False)
+        slow.charge()
+        clock.shift(61)
+        slow.give_back()
+        attempts = [throttle.Attempt(alice, HOME, is_known=False) for _ in range(3)]
+        attempts[0].charge()
+        attempts[1].charge()
+        with pytest.raises(throttle.TooManyFailuresError):
+            attempts[2].charge()
+
+
+def test_counters_whose_time_is_over_take_no_memory(app):
+    storage = counters.ProcessStorage()
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        for round_ in range(20):
+            for number in range(500):
+                assert storage.incr(f"{round_} {number}", 60) == 1
+            clock.shift(61)
+        assert len(storage._windows) <= 1024  # noqa: SLF001  memory shows nowhere else
+        assert storage.incr("x", 60) == storage.get("x") == 1
+        storage.clear("x")
+        assert storage.get("x") == 0
+        storage.incr("y", 60)
+        storage.reset()
+        assert storage.get("y") == 0
+
+
+def test_counters_lose_nothing_when_threads_begin_a_window(app):
+    storage = counters.ProcessStorage()
+    for round_ in range(50):
+        assert max(at_once(8, lambda _, key=str(round_): storage.incr(key, 60))) == 8
+
+
+def test_the_limits_are_settings(app, guess):
+    app.config.update(LOGIN_LIMIT_PER_SOURCE="2 per minute", LOGIN_LIMIT_PER_ACCOUNT="3/day")
+    assert [guess("nobody").status_code for _ in range(3)] == [401, 401, 429]
+    answers = [guess("nobody", stranger(1)) for _ in range(2)]
+    assert statuses(answers) == {401: 1, 429: 1}
+    assert int(answers[-1].headers["Retry-After"]) > 3600
+
+
+# -- What is not -----------------------------------------------------------------------
+
+
+def test_right_passwords_are_never_charged(client, guess, alice):
+    for _ in range(30):
+        assert guess("alice", password=PASSWORD).status_code == 200
+        headers = basic("alice")
+        environ = {"REMOTE_ADDR": stranger(1)}
+        me = client.get("/api/users/me", headers=headers, environ_base=environ)
+        assert me.status_code == 200
+    assert guess("nobody").status_code == 401
+
+
+def test_empty_credentials_and_tokens_are_never_charged(client, guess, alice, token):
+    for _ in range(30):
+        assert guess("alice", password="").status_code == 401
+        assert client.get("/api/users/me", headers=bearer("x")).status_code == 401
+        assert client.get("/api/users/me", headers=basic("mbl_" + "0" * 36)).status_code == 401
+    assert guess("alice").status_code == 401
+
+
+def test_who_comes_with_a_token_is_never_throttled(client, guess, alice, token):
+    for _ in range(25):
+        guess("alice", "127.0.0.1")
+    for headers in (bearer(token), basic(token, "")):
+        assert client.get("/api/users/me", headers=headers).status_code == 200
+
+
+def test_a_password_is_throttled_at_every_route(client, alice, hashes):
+    wrong = basic("alice", "not the password")
+    for number in range(20):
+        path = ["/api/users", "/api/tokens", "/api/users/me", "/api/feed"][number % 4]
+        assert client.get(path, headers=wrong).status_code == 401
+    for method, path in [("GET", "/api/users"), ("DELETE", "/api/tokens"), ("POST", "/api/tokens")]:
+        assert client.open(path, method=method, headers=wrong).status_code == 429
+    assert len(hashes) == 20
+
+
+def test_many_guesses_at_once_are_not_checked_beyond_the_budget(app, alice, hashes):
+    def guess(number):
+        client = app.test_client()
+        environ = {"REMOTE_ADDR": HOME}
+        headers = basic("alice", f"guess {number}")
+        return client.post("/api/tokens", headers=headers, environ_base=environ)
+
+    answers = at_once(40, guess)
+    assert statuses(answers) == {401: 20, 429: 20}
+    assert len(hashes) == 20
+
+
+def test_many_right_passwords_at_once_from_one_source_are_all_let_in(app, register):
+    for number in range(40):
+        register(f"user{number}")
+
+    def log_in(number):
+        return app.test_client().post("/api/tokens", headers=basic(f"user{number}"))
+
+    assert statuses(at_once(40, log_in)) == {200: 40}
+
+
+# -- The victim ------------------------------------------------------------------------
+
+
+def test_10000_guesses_from_50_sources_do_not_lock_the_owner_out(client, guess, alice, hashes):
+    token = guess("alice", password=PASSWORD).json["token"]
+    hashes.clear()
+    answers = []
+    for number in range(10_000):
+        answers.append(guess("alice", stranger(number % 50)))
+        if number % 500 == 499:
+            mine = guess("alice", password=PASSWORD)
+            assert (mine.status_code, mine.json["token"]) == (200, token)
+            assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
+    assert statuses(answers) == {401: 100, 429: 9900}
+    assert len(hashes) == 100 + 20
+
+
+def test_the_owner_may_mistype_during_an_attack(guess, alice):
+    guess("alice", password=PASSWORD)
+    for number in range(120):
+        guess("alice", stranger(number % 40))
+    assert guess("alice").status_code == 401
+    assert guess("alice", password=PASSWORD).status_code == 200
+
+
+def test_others_at_the_owners_source_cannot_spend_the_owners_budget(guess, alice):
+    guess("alice", password=PASSWORD)
+    for number in range(25):
+        guess(f"nobody{number}")
+    assert guess("nobody").status_code == 429
+    assert guess("alice", password=PASSWORD).status_code == 200
+
+
+def test_a_known_source_has_a_budget_too(guess, alice, hashes):
+    guess("alice", password=PASSWORD)
+    hashes.clear()
+    assert statuses(guess("alice") for _ in range(30)) == {401: 20, 429: 10}
+    assert len(hashes) == 20
+    # And none but that one is spent.
+    assert guess("alice", stranger(1), PASSWORD).status_code == 200
+    assert guess("nobody").status_code == 401
+
+
+def test_two_limits_that_are_the_same_are_two_budgets(app, guess, alice):
+    app.config.update(dict.fromkeys(LIMITS, "4 per hour"))
+    for source, known in ((HOME, True), (stranger(1), False)):
+        if known:
+            guess("alice", source, PASSWORD)
+        assert statuses(guess("alice", source) for _ in range(6)) == {401: 4, 429: 2}
+
+
+def test_logging_in_opens_no_further_guesses_at_other_accounts(guess, alice, bob):
+    for _ in range(20):
+        guess("bob")
+    assert guess("alice", password=PASSWORD).status_code == 429
+    assert guess("bob").status_code == 429
+
+
+@pytest.mark.parametrize(("days", "status"), [(29, 200), (32, 429)])
+def test_a_source_is_known_for_30_days(guess, alice, days, status):
+    now = datetime.now(UTC)
+    with time_machine.travel(now - timedelta(days=days)):
+        assert guess("alice", password=PASSWORD).status_code == 200
+    for number in range(100):
+        guess("alice", stranger(number % 40))
+    assert guess("alice", password=PASSWORD).status_code == status
+
+
+def test_a_new_password_makes_every_other_source_unknown(client, guess, alice):
+    """Whoever had the old one may have logged in from anywhere."""
+    guess("alice", stranger(1), PASSWORD)
+    token = guess("alice", HOME, PASSWORD).json["token"]
+    body = {"current_password": PASSWORD, "new_password": "battery staple"}
+    headers = bearer(token)
+    environ = {"REMOTE_ADDR": HOME}
+    path = f"/api/users/{alice}/password"
+    assert client.put(path, json=body, headers=headers, environ_base=environ).status_code == 204
+    for number in range(2, 102):
+        guess("alice", stranger(number))
+    assert guess("alice", stranger(1), "battery staple").status_code == 429
+    assert guess("alice", HOME, "battery staple").status_code == 200
+
+
+def test_a_source_is_noted_once_a_day_and_forgotten_after_30(app, guess, alice, statements):
+    def writes():
+        return [s for s in statements if "known_source" in s and not s.startswith("SELECT")]
+
+    now = datetime.now(UTC)
+    with time_machine.travel(now - timedelta(days=40)):
+        guess("alice", stranger(1), PASSWORD)
+    guess("alice", password=PASSWORD)
+    statements.clear()
+    guess("alice", password=PASSWORD)
+    assert writes() == []
+    with time_machine.travel(now + timedelta(days=2)):
+        guess("alice", password=PASSWORD)
+    assert writes()
+    with app.app_context():
+        assert db.session.scalars(sa.select(KnownSource.source)).all() == [HOME]
+
+
+# -- Several processes -----------------------------------------------------------------
+
+
+@contextmanager
+def running_redis():
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    command = ["redis-server", "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(100):
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield process, f"redis://127.0.0.1:{port}/0"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def redis():
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with running_redis() as redis:
+        yield redis
+
+
+def environment(config_class, redis_url):
+    return {
+        "DATABASE_URL": config_class.SQLALCHEMY_DATABASE_URI,
+        "SECRET_KEY": config_class.SECRET_KEY,
+        "ARGON2_MEMORY_KIB": "8",
+        "ARGON2_TIME_COST": "1",
+        "TRUSTED_PROXIES": "1",
+        "REDIS_URL": redis_url,
+    }
+
+
+def test_servers_share_the_budgets_through_redis_and_go_on_without_it(
+    app, config_class, redis, register
+):
+    process, url = redis
+    register("alice")
+    settings = environment(config_class, url)
+
+    def send(server, source, password="not the password"):
+        headers = basic("alice", password) | {"X-Forwarded-For": source}
+        return server.request("POST", "/api/tokens", headers=headers)
+
+    with Server(**settings) as first, Server(**settings, WEB_CONCURRENCY="2") as second:
+        servers = [first, second]
+        token = send(first, HOME, PASSWORD).json["token"]
+        answers = at_once(
+            20,
+            lambda n: [send(servers[n % 2], stranger((n * 10 + k) % 40)).status for k in range(10)],
+        )
+        assert Counter(status for part in answers for status in part) == {401: 100, 429: 100}
+        assert send(second, HOME, PASSWORD).status == 200
+
+        for stop in (signal.SIGSTOP, signal.SIGKILL):
+            os.kill(process.pid, stop)
+            answers = at_once(
+                20, lambda n: [send(servers[n % 2], stranger(n * 10 + k)).status for k in range(10)]
+            )
+            # Counted by each of the three processes, and still counted.
+            seen = Counter(status for part in answers for status in part)
+            assert set(seen) <= {401, 429}
+            assert seen[401] <= 300
+            assert send(first, HOME, PASSWORD).status == 200
+            me = second.request("GET", "/api/users/me", headers=bearer(token))
+            assert me.status == 200
+    for server, processes in ((first, 1), (second, 2)):
+        lines = [line for line in server.output if "Redis cannot be used" in line]
+        assert 1 <= len(lines) <= processes
+
+
+def test_a_redis_that_returns_is_counted_in_again(app, config_class, redis, monkeypatch):
+    process, url = redis
+    monkeypatch.setattr(counters, "PAUSE_SECONDS", 0.2)
+    app = create_app(type("RedisConfig", (config_class,), {"REDIS_URL": url}))
+    client = app.test_client()
+
+    def guesses(count):
+        return statuses(client.post("/api/tokens", auth=("x", "wrong one")) for _ in range(count))
+
+    assert guesses(15) == {401: 15}
+    process.send_signal(signal.SIGSTOP)
+    assert guesses(15) == {401: 15}  # of its own budget
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.3)
+    assert guesses(10) == {401: 5, 429: 5}
+    with app.app_context():
+        db.engine.dispose()
