@@ -172,6 +172,10 @@ class Config:
     TOKEN_LIFETIME_SECONDS: int = whole_number(
         "TOKEN_LIFETIME_SECONDS", 3600, "seconds", 1, 365 * 24 * 3600
     )
+    LOGIN_MAX_AGE_DAYS: int = whole_number("LOGIN_MAX_AGE_DAYS", 30, "days", 1, 3650)
+    ACCESS_TOKENS_PER_USER: int = whole_number(
+        "ACCESS_TOKENS_PER_USER", 50, "live access tokens of one user", 1, 1000
+    )
 
     # NIST SP 800-63B-4 asks for 15 characters where a password is the only
     # factor and never fewer than 8; lower it only to keep existing users.

@@ -74,7 +74,7 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  Gunicorn's, unt
         # As is the address, where a proxy names it.
         atoms["h"] = quote(atoms["h"], safe=":.[]")
         path = quote(environ["PATH_INFO"], safe="/", encoding="latin-1")
-        atoms["U"] = re.sub(r"mbl_\w+", "mbl_...", path)  # a token in the wrong place
+        atoms["U"] = re.sub(r"(mb[la]_)\w+", r"\1...", path)  # a token in the wrong place
         return atoms
 
 

@@ -31,6 +31,7 @@ class Event(StrEnum):
     PASSWORD_CHANGED = "password_changed"  # noqa: S105  no password
     DEACTIVATED = "deactivated"
     ACTIVATED = "activated"
+    TOKEN_CREATED = "token_created"  # noqa: S105  no password
     TOKEN_REVOKED = "token_revoked"  # noqa: S105  no password
 
 

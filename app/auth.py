@@ -11,48 +11,27 @@ from functools import wraps
 from typing import Any, NoReturn, TypeVar
 
 import apiflask
+import sqlalchemy as sa
 from apiflask import abort
-from flask import g
-from werkzeug.datastructures import Authorization
+from flask import after_this_request, current_app, g
 
 from app import audit, passwords, throttle, tokens
 from app.audit import Event
+from app.challenges import (
+    FORBIDDEN,
+    REALM,
+    challenge,
+    challenge_token,
+    refuse_access_token,
+    refuse_scope,
+)
 from app.extensions import db
 from app.headers import request
 from app.logins import normal_login
-from app.models import KnownSource, User
+from app.models import SCOPES, AccessToken, KnownSource, User
+from app.schemes import ACCOUNT, HTTPBasicAuth, HTTPTokenAuth, MultiAuth
 
 R = TypeVar("R")
-
-REALM = "Microblog API"
-# What a log in entitles to: everything.
-ALL_SCOPES = "read write introspect"
-
-
-class HTTPBasicAuth(apiflask.HTTPBasicAuth):
-    """Only the scheme `Basic`, in any case, with credentials in UTF-8 (RFC 7617).
-
-    Flask-HTTPAuth takes any scheme whose credentials decode, `Bearer` among them.
-    """
-
-    def get_auth(self) -> Authorization | None:
-        auth = request.authorization
-        return auth if auth is not None and auth.type == "basic" else None
-
-    def is_compatible_auth(self, headers: Any) -> bool:  # noqa: ARG002  as Flask-HTTPAuth calls it
-        return self.get_auth() is not None
-
-    def current_user(self) -> User:  # a method, as in Flask-HTTPAuth
-        user: User = g.flask_httpauth_user
-        return user
-
-
-class HTTPTokenAuth(apiflask.HTTPTokenAuth):
-    current_user = HTTPBasicAuth.current_user
-
-
-class MultiAuth(apiflask.MultiAuth):
-    current_user = HTTPBasicAuth.current_user
 
 
 basic_auth = HTTPBasicAuth(name="Password", realm=REALM)
@@ -74,6 +53,7 @@ def verify_password(login: str, password: str) -> User | None:
     if user is None or not is_right:
         return None
     audit.record(Event.LOG_IN, user.id)
+    g.access_token = None
     return user
 
 
@@ -121,37 +101,95 @@ def check_password(user: User | None, password: str, account: str = "") -> bool:
 
 @token_auth.verify_token
 def verify_token(token: str) -> User:
-    user = User.find_by_token(token)
+    user, access_token = find_token(token)
     if user is None:
-        _challenge_token("the token is not valid")
-    if not user.has_live_token:
-        _challenge_token("the token has expired")
+        challenge_token("the token is not valid")
+    if not (access_token or user).has_live_token:
+        challenge_token("the token has expired")
+    g.access_token = access_token
+    if access_token is not None:
+        note_use(access_token)
     return user
 
 
+def find_token(text: str) -> tuple[User | None, AccessToken | None]:
+    """Whose token this is, live or expired, and with an access token that.
+
+    Two times `None` if it is nobody's.
+    """
+    return User.find_by_access_token(text) or (User.find_by_token(text), None)
+
+
+def note_use(access_token: AccessToken) -> None:
+    """Notes that it was used, once the answer is sent; nothing depends on it."""
+    if access_token.use_is_noted:
+        return
+    id = access_token.id  # the object belongs to this request
+    app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  Flask's way
+
+    def note() -> None:
+        with app.app_context():
+            try:
+                AccessToken.note_use(id)
+            except sa.exc.SQLAlchemyError:
+                app.logger.info("the use of access token %s is not noted", id)
+
+    after_this_request(lambda response: (response.call_on_close(note), response)[1])
+
+
+@basic_auth.get_user_roles
+@basic_token_auth.get_user_roles
+@token_auth.get_user_roles
+def scopes(_user: User | None = None) -> list[str]:
+    """What the credentials of this request open."""
+    token = presented_access_token()
+    return [*SCOPES, ACCOUNT] if token is None else token.scope.split()
+
+
 @token_auth.error_handler
-def token_required(_status: int) -> NoReturn:
+def token_required(status: int) -> NoReturn:
+    if status == FORBIDDEN:
+        _refuse_scope()
     auth = request.authorization
     if auth is not None and auth.type == "bearer":  # followed by nothing that can be a token
-        _challenge_token("the token is not valid")
-    _challenge("Bearer")  # RFC 6750: without credentials, no more than that
+        challenge_token("the token is not valid")
+    challenge("Bearer")  # RFC 6750: without credentials, no more than that
 
 
 @basic_auth.error_handler
 @basic_token_auth.error_handler
-def password_required(_status: int) -> NoReturn:
-    _challenge("Basic", charset="UTF-8")
+def password_required(status: int) -> NoReturn:
+    if status == FORBIDDEN:
+        _refuse_scope()
+    challenge("Basic", charset="UTF-8")
 
 
-def _challenge_token(description: str) -> NoReturn:
-    _challenge("Bearer", error="invalid_token", error_description=description)
+def _refuse_scope() -> NoReturn:
+    names = _declared().get("roles")
+    if names:
+        refuse_scope(names)
+    refuse_access_token()
 
 
-def _challenge(scheme: str, **parameters: str) -> NoReturn:
-    quoted = ", ".join(
-        f'{name}="{value}"' for name, value in {"realm": REALM, **parameters}.items()
-    )
-    abort(401, headers={"WWW-Authenticate": f"{scheme} {quoted}"})
+def _declared() -> dict[str, Any]:
+    """What `auth_required` has noted at the view of this request."""
+    view = current_app.view_functions[request.endpoint or ""]
+    spec: dict[str, Any] = getattr(view, "_spec", {})
+    return spec
+
+
+def public(view: Callable[..., R]) -> Callable[..., R]:
+    """Lets anybody use a route; one that says neither this nor `auth_required` refuses."""
+    view.is_public = True  # type: ignore[attr-defined]  # functions have any attribute
+    return view
+
+
+def refuse_undeclared() -> None:
+    """Answers 403 where a view does not say who may use it."""
+    if request.endpoint is None or "auth" in _declared():
+        return
+    if not getattr(current_app.view_functions[request.endpoint], "is_public", False):
+        abort(403, "this route does not say who may use it: auth_required, or public")
 
 
 def own_account(view: Callable[..., R]) -> Callable[..., R]:
@@ -168,6 +206,17 @@ def own_account(view: Callable[..., R]) -> Callable[..., R]:
         return view(**kwargs)
 
     return decorated
+
+
+def presented_access_token() -> AccessToken | None:
+    """The access token this request came with; `None` with a login token or a password."""
+    token: AccessToken | None = g.access_token
+    return token
+
+
+def granted_scope() -> str:
+    """What the credentials of this request open, in the form of RFC 6749, 3.3."""
+    return " ".join(name for name in scopes() if name in SCOPES)
 
 
 def is_by_token() -> bool:
@@ -190,3 +239,4 @@ def refuse_tokens_in_query() -> None:
 
 def init_app(app: apiflask.APIFlask) -> None:
     app.before_request(refuse_tokens_in_query)
+    app.before_request(refuse_undeclared)

@@ -1,5 +1,7 @@
 """The Flask extensions, created without an application, and how each database is opened."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
@@ -12,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 
+SQLITE_WAIT_SECONDS = 10  # that a writer waits for its turn
 MOST_CONNECTIONS = 20  # of one process
 
 
@@ -81,7 +84,7 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
             # reads, then writes in a deferred transaction fails at once
             # when somebody else wrote in between, however long it may wait.
             "isolation_level": "IMMEDIATE",
-            "timeout": 10,  # seconds a writer waits for its turn
+            "timeout": SQLITE_WAIT_SECONDS,
         }
         if url.database in {None, "", ":memory:"}:
             return options  # one connection, shared by all threads
@@ -136,6 +139,23 @@ def take_time(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         driver: Any = connection.connection.driver_connection
         driver.answer_seconds = None
+
+
+@contextmanager
+def without_waiting(connection: sa.Connection) -> Iterator[None]:
+    """Makes a statement fail at once, and not wait, where others have locked what it changes.
+
+    To be committed, or rolled back, once the block has been left.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL lock_timeout = '10ms'")  # until the commit
+        yield
+        return
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {SQLITE_WAIT_SECONDS * 1000}")
 
 
 def connect_to_postgresql(

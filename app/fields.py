@@ -11,9 +11,11 @@ from email_validator import EmailNotValidError
 from flask import Request, current_app
 from marshmallow import ValidationError
 from marshmallow.validate import Range
+from webargs.multidictproxy import MultiDictProxy
 from werkzeug.exceptions import HTTPException
 
 from app.logins import normal_email
+from app.models import SCOPES
 
 
 @parser.location_loader("json")
@@ -28,6 +30,13 @@ def load_json(request: Request, _schema: Schema) -> Any:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         abort(400, "the body is not valid JSON")
+
+
+@parser.location_loader("form")
+def load_form(request: Request, schema: Schema) -> Any:
+    """The request's body as a form; of a field that is there twice, the first."""
+    _read_body(request)
+    return MultiDictProxy(request.form, schema)
 
 
 def _read_body(request: Request) -> bytes:
@@ -77,6 +86,33 @@ class Email(Text):
             return normal_email(text)
         except EmailNotValidError:
             raise ValidationError("must be a valid email address") from None
+
+
+class Scope(Text):
+    """Names of scopes, separated by spaces (RFC 6749, 3.3); given in our order, each once."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        names = super()._deserialize(value, *args, **kwargs).split()
+        if not names or not set(names) <= set(SCOPES):
+            raise ValidationError(f"must be one or more of: {' '.join(SCOPES)}")
+        return " ".join(name for name in SCOPES if name in names)
+
+
+class Seconds(Integer):
+    """A whole number of seconds, and neither a text nor a truth value."""
+
+    def __init__(self, lowest: int, highest: int, **kwargs: Any) -> None:
+        text = f"must be a whole number from {lowest} to {highest} (seconds)"
+        super().__init__(
+            validate=Range(lowest, highest, error=text),
+            error_messages={"invalid": text, "null": text},
+            **kwargs,
+        )
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(value) is not int:
+            raise self.make_error("invalid")
+        return super()._deserialize(value, *args, **kwargs)
 
 
 class Count(Integer):

@@ -1,14 +1,15 @@
-"""The text of a token: make it, recognise it, seal it for the database.
+"""The text of a token: make it, recognise it, seal or digest it for the database.
 
-A login token is `mbl_`, then 30 characters of `0-9A-Za-z` from the operating
-system's generator (178 bits), then 6 characters of checksum: the CRC-32 of
-everything before them, as a base-62 number with leading zeros.
+A token is `mbl_` (login) or `mba_` (access), then 30 characters of `0-9A-Za-z`
+from the operating system's generator (178 bits), then 6 characters of checksum:
+the CRC-32 of everything before them, as a base-62 number with leading zeros.
 
 The prefix lets secret scanners find a leaked token, and the checksum lets a
 typo or a flood of garbage be refused without asking the database. Neither is a
 secret, and neither is a defence on its own.
 """
 
+import hashlib
 import re
 import secrets
 import string
@@ -22,15 +23,16 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 LOGIN_PREFIX = "mbl_"
+ACCESS_PREFIX = "mba_"
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_SHAPE = re.compile(rf"{LOGIN_PREFIX}[0-9A-Za-z]{{36}}", re.ASCII)
+_SHAPE = re.compile(rf"(?:{LOGIN_PREFIX}|{ACCESS_PREFIX})[0-9A-Za-z]{{36}}", re.ASCII)
 _CHECKSUM_LENGTH = 6  # 62 ** 6 > 2 ** 32
 
 
-def make() -> str:
-    """A login token that nobody has seen before."""
-    text = LOGIN_PREFIX + "".join(secrets.choice(_BASE62) for _ in range(30))
+def make(prefix: str = LOGIN_PREFIX) -> str:
+    """A token that nobody has seen before."""
+    text = prefix + "".join(secrets.choice(_BASE62) for _ in range(30))
     return text + _checksum(text)
 
 
@@ -51,6 +53,19 @@ def _checksum(text: str) -> str:
         number, digit = divmod(number, 62)
         digits = _BASE62[digit] + digits
     return digits
+
+
+def is_access_token(text: str) -> bool:
+    """Whether `text`, which is a token, is an access token and no login token."""
+    return text.startswith(ACCESS_PREFIX)
+
+
+def digest(text: str) -> bytes:
+    """The form in which an access token is stored: SHA-256, 32 bytes.
+
+    No salt and no slow hash: nobody guesses 178 random bits.
+    """
+    return hashlib.sha256(text.encode()).digest()
 
 
 def seal(text: str, secret_key: str) -> bytes:

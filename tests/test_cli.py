@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+import time_machine
 
 from app import db
 from app.models import User
@@ -109,6 +111,104 @@ def test_revoking_wants_a_user_or_everybody(flask, client, alice, token, args):
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
 
 
+def test_an_access_token_is_made_and_shown_alone(flask, client, alice):
+    output = flask("tokens", "create", "alice", "backup", "--scope", "read", "--expires-in", "600")
+    text = output.removesuffix("\n")
+    assert client.get("/api/tokens", headers=bearer(text)).json["scope"] == "read"
+    assert client.get("/api/tokens", headers=bearer(text)).json["expires_in"] <= 600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("backup", "--scope", "admin"), "scope: must be one or more of: read write introspect"),
+        (("", "--scope", "read"), "name: must be 1 to 64 characters long"),
+        (("backup", "--scope", "read", "--expires-in", "1"), "expires_in: must be"),
+        (("taken", "--scope", "read"), "name: another live token of the user has it"),
+        (("second", "--scope", "read"), "the user has 1 access tokens, the most"),
+    ],
+)
+def test_an_access_token_that_will_not_do_is_refused(flask, app, alice, arguments, message):
+    flask("tokens", "create", "alice", "taken", "--scope", "read")
+    app.config["ACCESS_TOKENS_PER_USER"] = 1
+    output = flask("tokens", "create", "alice", *arguments, fails=True)
+    assert output.startswith(f"Error: {message}")
+
+
+def test_who_is_deactivated_gets_no_access_token(flask, alice):
+    flask("users", "deactivate", "alice")
+    output = flask("tokens", "create", "alice", "x", "--scope", "read", fails=True)
+    assert output == "Error: the user is deactivated\n"
+
+
+def test_access_tokens_are_listed_without_their_text(flask, client, alice):
+    text = flask("tokens", "create", "alice", "a\nb", "--scope", "write read").strip()
+    with client.get("/api/users/me", headers=bearer(text)):
+        pass
+    flask("tokens", "create", "alice", "new", "--scope", "introspect")
+    first, second = (line.split("\t") for line in flask("tokens", "list", "alice").splitlines())
+    assert first[1:3] == ["a\\nb", "read write"]
+    assert first[4] != "never"
+    assert (second[1], second[4]) == ("new", "never")
+    assert text not in flask("tokens", "list", "alice")
+
+
+def test_one_access_token_is_revoked_by_its_name(flask, client, alice, token):
+    texts = {
+        name: flask("tokens", "create", "alice", name, "--scope", "read").strip()
+        for name in ("phone", "laptop")
+    }
+    assert flask("tokens", "revoke", "alice", "--name", "phone") == "1 token ended\n"
+    assert client.get("/api/users/me", headers=bearer(texts["phone"])).status_code == 401
+    for text in (texts["laptop"], token):
+        assert client.get("/api/users/me", headers=bearer(text)).status_code == 200
+    output = flask("tokens", "revoke", "alice", "--name", "fone", fails=True)
+    assert output == "Error: the user has no access token with the name 'fone'\n"
+    assert flask("tokens", "revoke", "alice") == "2 tokens ended\n"
+
+
+def test_tokens_that_expired_long_ago_are_deleted_in_batches(flask, alice, monkeypatch):
+    monkeypatch.setattr("app.models.access_token.PRUNED_AT_ONCE", 2)
+    now = datetime.now(UTC)
+    for number in range(5):
+        flask("tokens", "create", "alice", f"old {number}", "--scope", "read", "--expires-in", "60")
+    flask("tokens", "create", "alice", "live", "--scope", "read", "--expires-in", "31000000")
+    with time_machine.travel(now + timedelta(days=29)):
+        assert flask("tokens", "prune") == "0 tokens deleted\n"
+    with time_machine.travel(now + timedelta(days=31)):
+        assert flask("tokens", "prune", "--days", "40") == "0 tokens deleted\n"
+        assert flask("tokens", "prune") == "5 tokens deleted\n"
+    assert len(flask("tokens", "list", "alice").splitlines()) == 1
+
+
+def test_the_doctor_tells_which_tokens_deserve_a_look(flask, app, client, alice, token):
+    now = datetime.now(UTC)
+    year = ("--scope", "read", "--expires-in", "31000000")
+    texts = {
+        name: flask("tokens", "create", "alice", name, *year).strip() for name in ("idle", "busy")
+    }
+    flask("tokens", "create", "alice", "short", "--scope", "read", "--expires-in", "864000")
+    assert flask("tokens", "doctor") == ""
+    with time_machine.travel(now + timedelta(hours=25)):
+        assert flask("tokens", "doctor").splitlines() == [
+            "alice\tidle\tnever used",
+            "alice\tbusy\tnever used",
+            "alice\tshort\tnever used",
+        ]
+    with time_machine.travel(now + timedelta(days=9)):
+        expected = "alice\tshort\tnever used, expires within 7 days"
+        assert expected in flask("tokens", "doctor").splitlines()
+    for text in texts.values():
+        with client.get("/api/users/me", headers=bearer(text)):
+            pass
+    with time_machine.travel(now + timedelta(days=91)):
+        with client.get("/api/users/me", headers=bearer(texts["busy"])):
+            pass
+        assert flask("tokens", "doctor") == "alice\tidle\tnot used for 90 days\n"
+    app.config.update(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[app.config["SECRET_KEY"]])
+    assert "1 token of log ins sealed under a former SECRET_KEY" in flask("tokens", "doctor")
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -116,6 +216,7 @@ def test_revoking_wants_a_user_or_everybody(flask, client, alice, token, args):
         ("users", "activate"),
         ("users", "password"),
         ("tokens", "revoke"),
+        ("tokens", "list"),
     ],
 )
 def test_a_user_that_does_not_exist_is_named(flask, command):

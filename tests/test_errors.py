@@ -25,7 +25,7 @@ def test_an_unknown_path_is_404_in_json(client, path, accept):
     [
         ("PATCH", "/api/users", {"GET", "HEAD", "OPTIONS", "POST"}),
         ("POST", "/api/users/1", {"DELETE", "GET", "HEAD", "OPTIONS", "PUT"}),
-        ("PUT", "/api/tokens", {"DELETE", "GET", "HEAD", "OPTIONS", "POST"}),
+        ("PATCH", "/api/tokens", {"DELETE", "GET", "HEAD", "OPTIONS", "POST", "PUT"}),
         ("FOO", "/api/users/me", {"GET", "HEAD", "OPTIONS"}),
     ],
 )

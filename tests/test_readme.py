@@ -14,7 +14,7 @@ from tests.helpers import ROOT, Server, basic
 
 README = (ROOT / "README.md").read_text()
 VARIES = [
-    (re.compile(r"mbl_[0-9A-Za-z]{36}"), "mbl_TOKEN"),
+    (re.compile(r"(mb[la]_)[0-9A-Za-z]{36}"), r"\1TOKEN"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"), "TIME"),
 ]
 

@@ -206,6 +206,29 @@ def test_a_broken_chunk_is_400(server, garbage):
     assert '"error":"Bad Request"' in answer
 
 
+@pytest.mark.parametrize(
+    ("framing", "status"),
+    [("Transfer-Encoding: chunked", 400), ("Content-Length: 100", 400)],
+)
+def test_a_form_that_is_not_as_announced_ends_no_token_and_is_not_logged(
+    server, register, framing, status
+):
+    register("alice")
+    token = server.request("POST", "/api/tokens", headers=basic("alice")).json["token"]
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as connection:
+        connection.sendall(
+            f"POST /api/tokens/revoke HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{framing}\r\n"
+            f"Content-Type: application/x-www-form-urlencoded\r\n\r\ntoken={token}\r\n".encode()
+        )
+        connection.shutdown(socket.SHUT_WR)
+        answer = connection.makefile("rb").read().decode()
+    assert answer.startswith(f"HTTP/1.1 {status}")
+    assert server.request("GET", "/api/users/me", headers=bearer(token)).status == 200
+    server.stop()
+    assert "mbl_" not in "".join(server.output)
+
+
 def test_a_body_that_ends_too_early_is_400(server):
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port), timeout=30) as connection:

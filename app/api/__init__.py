@@ -3,7 +3,7 @@
 from apiflask import APIFlask
 from werkzeug.routing import IntegerConverter
 
-from app.api import following, posts, tokens, users
+from app.api import access_tokens, following, posts, tokens, users
 
 
 class AsciiInteger(IntegerConverter):
@@ -19,5 +19,5 @@ def init_app(app: APIFlask) -> None:
     app.url_map.converters["int"] = AsciiInteger
     # "//" is 404, not a redirect to whatever Host the client has sent.
     app.url_map.merge_slashes = False
-    for module in (following, posts, tokens, users):
+    for module in (access_tokens, following, posts, tokens, users):
         app.register_blueprint(module.bp, url_prefix="/api")

@@ -14,7 +14,7 @@ bp = APIBlueprint("following", __name__)
 
 
 @bp.get("/users/<int:id>/followers")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_followers(id: int, query_data: dict[str, int]) -> Any:
@@ -25,7 +25,7 @@ def get_followers(id: int, query_data: dict[str, int]) -> Any:
 
 @bp.get("/users/<int:id>/following")
 @bp.get("/users/<int:id>/followed", endpoint="get_followed")  # its name in the tutorial of 2018
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_following(id: int, query_data: dict[str, int]) -> Any:
@@ -35,7 +35,7 @@ def get_following(id: int, query_data: dict[str, int]) -> Any:
 
 
 @bp.put("/users/me/following/<int:id>")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["write"])
 @bp.output({}, status_code=204)
 def follow(id: int) -> Any:
     """Follow a user; again is no mistake."""
@@ -49,7 +49,7 @@ def follow(id: int) -> Any:
 
 
 @bp.delete("/users/me/following/<int:id>")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["write"])
 @bp.output({}, status_code=204)
 def unfollow(id: int) -> Any:
     """Follow a user no longer; again is no mistake."""

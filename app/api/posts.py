@@ -33,7 +33,7 @@ def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @bp.get("/posts")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_posts(query_data: dict[str, int]) -> Any:
@@ -43,7 +43,7 @@ def get_posts(query_data: dict[str, int]) -> Any:
 
 
 @bp.get("/users/<int:id>/posts")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
@@ -54,7 +54,7 @@ def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
 
 
 @bp.get("/feed")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_feed(query_data: dict[str, int]) -> Any:
@@ -65,7 +65,7 @@ def get_feed(query_data: dict[str, int]) -> Any:
 
 
 @bp.post("/posts")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["write"])
 @bp.input(NewPost, arg_name="fields")
 @bp.output(PostOut, 201)
 def create_post(fields: dict[str, str]) -> Any:
@@ -76,7 +76,7 @@ def create_post(fields: dict[str, str]) -> Any:
 
 
 @bp.get("/posts/<int:id>")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.output(PostOut)
 def get_post(id: int) -> Any:
     """One post."""
@@ -84,7 +84,7 @@ def get_post(id: int) -> Any:
 
 
 @bp.put("/posts/<int:id>")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["write"])
 @own_post
 @bp.input(NewPost, arg_name="fields")
 @bp.output(PostOut)
@@ -96,7 +96,7 @@ def update_post(post: Post, fields: dict[str, str]) -> Any:
 
 
 @bp.delete("/posts/<int:id>")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["write"])
 @own_post
 @bp.output({}, status_code=204)
 def delete_post(post: Post) -> Any:

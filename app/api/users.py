@@ -7,7 +7,8 @@ from flask import url_for
 
 from app import audit, passwords, throttle
 from app.audit import Event
-from app.auth import any_auth, check_password, own_account
+from app.auth import any_auth, check_password, own_account, presented_access_token, public
+from app.challenges import refuse_access_token
 from app.errors import found
 from app.extensions import db
 from app.headers import request
@@ -26,6 +27,7 @@ bp = APIBlueprint("users", __name__)
 
 
 @bp.post("/users")
+@public
 @bp.input(NewUser, arg_name="fields")
 @bp.output(UserOut, 201)
 def create_user(fields: dict[str, Any]) -> Any:
@@ -39,7 +41,7 @@ def create_user(fields: dict[str, Any]) -> Any:
 
 
 @bp.get("/users")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_users(query_data: dict[str, int]) -> Any:
@@ -48,7 +50,7 @@ def get_users(query_data: dict[str, int]) -> Any:
 
 
 @bp.get("/users/me")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.output(UserOut)
 def get_me() -> Any:
     """Oneself."""
@@ -56,7 +58,7 @@ def get_me() -> Any:
 
 
 @bp.get("/users/<int:id>")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["read"])
 @bp.output(UserOut)
 def get_user(id: int) -> Any:
     """One user."""
@@ -64,13 +66,15 @@ def get_user(id: int) -> Any:
 
 
 @bp.put("/users/<int:id>")
-@bp.auth_required(any_auth)
+@bp.auth_required(any_auth, roles=["write"])
 @own_account
 @bp.input(ChangedUser, arg_name="fields")
 @bp.output(UserOut)
 def update_user(fields: dict[str, Any]) -> Any:
     """Change one's own user; fields that are left out stay as they are."""
     user = any_auth.current_user()
+    if presented_access_token() is not None and not {"username", "email"}.isdisjoint(fields):
+        refuse_access_token()  # one logs in with these
     try:
         user.change(**fields)
     except AlreadyTakenError as error:

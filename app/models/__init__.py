@@ -1,7 +1,8 @@
 """The state of the application and its rules; knows nothing of HTTP."""
 
+from app.models.access_token import SCOPES, AccessToken
 from app.models.activation import activate, deactivate
-from app.models.errors import AlreadyTakenError, FollowsOneselfError, OutdatedError
+from app.models.errors import AlreadyTakenError, FollowsOneselfError, OutdatedError, TooManyError
 from app.models.follow import Follow
 from app.models.known_source import KnownSource
 from app.models.page import Page
@@ -10,6 +11,8 @@ from app.models.total import Total
 from app.models.user import User
 
 __all__ = [
+    "SCOPES",
+    "AccessToken",
     "AlreadyTakenError",
     "Follow",
     "FollowsOneselfError",
@@ -17,6 +20,7 @@ __all__ = [
     "OutdatedError",
     "Page",
     "Post",
+    "TooManyError",
     "Total",
     "User",
     "activate",

@@ -10,15 +10,18 @@ import sqlalchemy as sa
 
 from app.columns import utc_now
 from app.extensions import db, rows_changed
+from app.models.access_token import AccessToken
 from app.models.follow import Follow
 from app.models.total import Total
 from app.models.user import User
 
 
 def deactivate(user: User) -> bool:
-    """Ends the user's token and takes them off every route; whether they were there until now."""
+    """Ends the user's tokens and takes them off every route; whether they were there until now."""
     values = {"deactivated_at": utc_now(), "token": None, "token_expiration": None}
-    return _switch(user, User.deactivated_at.is_(None), values, -1)
+    was_active = _switch(user, User.deactivated_at.is_(None), values, -1)
+    AccessToken.revoke_all_of(user.id)
+    return was_active
 
 
 def activate(user: User) -> bool:

@@ -5,11 +5,13 @@ from typing import Any
 
 import sqlalchemy as sa
 import sqlalchemy.orm as so
+from flask import current_app
 
 from app import passwords, tokens
 from app.columns import BigId, SealedToken, UTCDateTime, sealed_forms, utc_now
 from app.extensions import Model, db, rows_changed
-from app.models.errors import OutdatedError
+from app.models.access_token import AccessToken
+from app.models.errors import AlreadyTakenError, OutdatedError, TooManyError
 from app.models.known_source import KnownSource
 
 
@@ -27,11 +29,13 @@ class Credentials(Model):
     # Deferred: reading it means decrypting it, and only a log in has to.
     token: so.Mapped[str | None] = so.mapped_column(SealedToken, deferred=True)
     token_expiration: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
+    # When the password was last given for a token, which is not renewed for ever.
+    logged_in_at: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
 
     # -- The password ------------------------------------------------------------------
 
     def set_password(self, password: str) -> None:
-        """Gives the user this password, whatever the old one was, and ends their token."""
+        """Gives the user this password, whatever the old one was, and ends their tokens."""
         self.password_hash = passwords.hash_password(password)
         self.password_changed_at = utc_now()
         self.token = self.token_expiration = None
@@ -40,12 +44,13 @@ class Credentials(Model):
         so.attributes.flag_modified(self, "token_expiration")
         if self.id is not None:
             KnownSource.forget(self.id)
+            AccessToken.revoke_all_of(self.id)
 
     def check_password(self, password: str) -> bool:
         return passwords.verify_password(self.password_hash, password)
 
     def change_password(self, password: str) -> None:
-        """Gives the user, whose old password was right, this one, and ends their token.
+        """Gives the user, whose old password was right, this one, and ends their tokens.
 
         Raises:
             OutdatedError: nothing was changed.
@@ -54,6 +59,7 @@ class Credentials(Model):
         ended = {"token": None, "token_expiration": None}
         self._update(password_hash=new, password_changed_at=utc_now(), **ended)
         KnownSource.forget(self.id)
+        AccessToken.revoke_all_of(self.id)
 
     def renew_password_hash(self, password: str) -> None:
         """Replaces a hash made in another way than new ones are, given the right password.
@@ -82,6 +88,14 @@ class Credentials(Model):
             raise OutdatedError
         db.session.refresh(self, [*values, "token", "token_expiration"])
 
+    def lock(self) -> None:
+        """Lets nobody else change the user, or their tokens, until the commit.
+
+        Raises:
+            OutdatedError: as in `change_password`.
+        """
+        self._update(last_seen=utc_now())
+
     # -- The login token ---------------------------------------------------------------
 
     def get_token(self, expires_in: int = 3600) -> str:
@@ -100,7 +114,7 @@ class Credentials(Model):
         db.session.add(self)
         db.session.flush()
         # Locked by this, what is read can be neither replaced nor revoked meanwhile.
-        self._update(last_seen=now)
+        self._update(last_seen=now, logged_in_at=now)
         # A token that lives for less than two minutes is shared for half its life.
         shared_until = now + min(timedelta(seconds=60), timedelta(seconds=expires_in) / 2)
         if self.token and self.token_expiration and self.token_expiration > shared_until:
@@ -108,6 +122,30 @@ class Credentials(Model):
         self.token = tokens.make()
         self.token_expiration = now + timedelta(seconds=expires_in)
         return self.token
+
+    def renew_token(self, expires_in: int, max_age: timedelta) -> bool:
+        """Lets the token this user was found by live on, under the same text.
+
+        Whether it does: it has not ended meanwhile, and the password was given
+        less than `max_age` ago, beyond which no renewal goes.
+
+        Args:
+            expires_in: seconds from now, unless it lives for longer already.
+            max_age: of the log in.
+        """
+        if self.logged_in_at is None or self.token is None or self.token_expiration is None:
+            return False
+        now = utc_now()
+        end = self.logged_in_at + max_age
+        if end <= now:
+            return False
+        row = type(self)
+        expiration = max(self.token_expiration, min(now + timedelta(seconds=expires_in), end))
+        statement = sa.update(row).where(row.id == self.id).values(token_expiration=expiration)
+        statement = statement.where(row.token.in_(sealed_forms(self.token)))
+        statement = statement.execution_options(synchronize_session=False)
+        so.attributes.set_committed_value(self, "token_expiration", expiration)
+        return rows_changed(statement) == 1
 
     @property
     def has_live_token(self) -> bool:
@@ -135,8 +173,57 @@ class Credentials(Model):
 
     @classmethod
     def revoke_tokens(cls, user_id: int | None = None) -> int:
-        """Ends the token of one user, or everybody's; how many, expired ones included."""
-        held = sa.update(cls).where(cls.token.is_not(None))
+        """Ends the tokens of one user, or everybody's; how many, expired ones included."""
+        login = sa.update(cls).where(cls.token.is_not(None))
+        access = sa.delete(AccessToken)
         if user_id is not None:
-            held = held.where(cls.id == user_id)
-        return rows_changed(held.values(token=None, token_expiration=None))
+            login = login.where(cls.id == user_id)
+            access = access.where(AccessToken.user_id == user_id)
+        return rows_changed(login.values(token=None, token_expiration=None)) + rows_changed(access)
+
+    @classmethod
+    def count_tokens_of_former_keys(cls) -> int:
+        """How many live tokens are sealed under another key than `SECRET_KEY`."""
+        sealed = sa.type_coerce(cls.token, sa.LargeBinary)
+        live = sa.select(sealed).where(cls.token.is_not(None), cls.token_expiration > utc_now())
+        key = [current_app.config["SECRET_KEY"]]
+        rows = db.session.scalars(live.execution_options(yield_per=1000))
+        return sum(tokens.unseal(bytes(row), key) is None for row in rows)
+
+    # -- Access tokens -----------------------------------------------------------------
+
+    def create_access_token(self, name: str, scope: str, expires_in: int, most: int) -> AccessToken:
+        """A new access token, with the `text` that cannot be had again; not committed.
+
+        Args:
+            name: of the user's choice.
+            scope: some of `SCOPES`, separated by spaces.
+            expires_in: lifetime in seconds.
+            most: how many live ones the user may have.
+
+        Raises:
+            AlreadyTakenError: another live token of the user has the name.
+            TooManyError: the user has `most` of them.
+            OutdatedError: the user has a new password, or was deactivated.
+        """
+        self.lock()
+        AccessToken.forget_expired_of(self.id)
+        names = AccessToken.live_names(self.id)
+        if name in names:
+            raise AlreadyTakenError("name")
+        if len(names) >= most:
+            raise TooManyError
+        now = utc_now()
+        text = tokens.make(tokens.ACCESS_PREFIX)
+        access_token = AccessToken(
+            user_id=self.id,
+            name=name,
+            scope=scope,
+            digest=tokens.digest(text),
+            token_expiration=now + timedelta(seconds=expires_in),
+            created=now,
+        )
+        access_token.text = text
+        db.session.add(access_token)
+        db.session.flush()
+        return access_token

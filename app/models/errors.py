@@ -2,10 +2,10 @@
 
 
 class AlreadyTakenError(Exception):
-    """Somebody else has this user name or e-mail address.
+    """Another user has this user name or e-mail address, or another token this name.
 
     Attributes:
-        field: `"username"` or `"email"`.
+        field: `"username"`, `"email"` or `"name"`.
     """
 
     def __init__(self, field: str) -> None:
@@ -15,6 +15,10 @@ class AlreadyTakenError(Exception):
 
 class OutdatedError(Exception):
     """Since it was read, a user was deactivated, or was given another password."""
+
+
+class TooManyError(Exception):
+    """A user has as many access tokens as they may."""
 
 
 class FollowsOneselfError(Exception):

@@ -14,6 +14,7 @@ from app import tokens
 from app.columns import UTCDateTime, sealed_forms, utc_now
 from app.extensions import db
 from app.logins import normal_login
+from app.models.access_token import AccessToken
 from app.models.credentials import Credentials
 from app.models.errors import AlreadyTakenError
 from app.models.page import Page, paged
@@ -115,7 +116,7 @@ class User(Credentials):
 
         One SELECT, and none for a text that cannot be a token.
         """
-        if not tokens.is_token(token):
+        if not tokens.is_token(token) or tokens.is_access_token(token):
             return None
         current, *former = sealed_forms(token)
         if former:  # while a key is rotated
@@ -127,6 +128,17 @@ class User(Credentials):
             # `revoke_token` knows which token was presented.
             so.attributes.set_committed_value(user, "token", token)
         return user
+
+    @staticmethod
+    def find_by_access_token(text: str) -> "tuple[User, AccessToken] | None":
+        """The user whose access token this is, live or expired, and that token.
+
+        `None` if it is nobody's. One SELECT, and none for a text that cannot be one.
+        """
+        if not tokens.is_token(text) or not tokens.is_access_token(text):
+            return None
+        row = db.session.execute(_BY_ACCESS_TOKEN, {"digest": tokens.digest(text)}).first()
+        return None if row is None else (row[0], row[1])
 
     # -- For others to see -------------------------------------------------------------
 
@@ -157,6 +169,11 @@ _IS = {
 _ACTIVE = sa.select(User).where(User.deactivated_at.is_(None))
 _ALL = paged(_ACTIVE.order_by(User.id))
 _BY = {name: _ACTIVE.where(criterion) for name, criterion in _IS.items()}
+_BY_ACCESS_TOKEN = (
+    sa.select(User, AccessToken)
+    .join(AccessToken, AccessToken.user_id == User.id)
+    .where(AccessToken.digest == sa.bindparam("digest"), User.deactivated_at.is_(None))
+)
 _EVEN_DEACTIVATED_BY = {name: sa.select(User).where(_IS[name]) for name in ("username", "email")}
 
 

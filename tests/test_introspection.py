@@ -1,0 +1,157 @@
+"""Other services ask whose token they hold (RFC 7662), and end it (RFC 7009)."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+import time_machine
+
+from app import db, tokens
+from app.models import User
+from tests.helpers import basic, bearer
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.fixture
+def service(client, bob):
+    """The headers of a service, which is Bob's."""
+    body = {"name": "service", "scope": "introspect"}
+    made = client.post("/api/access-tokens", json=body, headers=basic("bob")).json
+    return bearer(made["token"])
+
+
+@pytest.fixture
+def phone(client, alice):
+    body = {"name": "phone", "scope": "read write", "expires_in": 3600}
+    return client.post("/api/access-tokens", json=body, headers=basic("alice")).json
+
+
+@pytest.fixture
+def introspect(client, service):
+    def introspect(text, **form):
+        data = {"token": text, **form}
+        return client.post("/api/tokens/introspect", data=data, headers=service)
+
+    return introspect
+
+
+def test_an_access_token_is_told_with_its_scopes(introspect, phone, alice):
+    response = introspect(phone["token"])
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    created = int(datetime.fromisoformat(phone["created"]).timestamp())
+    assert response.json == {
+        "active": True,
+        "scope": "read write",
+        "client_id": "phone",
+        "username": "alice",
+        "sub": str(alice),
+        "exp": created + 3600,
+        "iat": created,
+        "token_type": "Bearer",
+    }
+
+
+def test_a_login_token_is_told_without_a_name(introspect, token, alice):
+    told = introspect(token, token_type_hint="access_token").json
+    now = datetime.now(UTC).timestamp()
+    assert now - 60 < told.pop("iat") <= now
+    assert now + 3500 < told.pop("exp") <= now + 3600
+    assert told == {
+        "active": True,
+        "scope": "read write introspect",
+        "username": "alice",
+        "sub": str(alice),
+        "token_type": "Bearer",
+    }
+
+
+def test_of_any_other_token_nothing_is_told(client, introspect, phone, token, alice):
+    login_headers = basic("alice")
+    inactive = [tokens.make(), tokens.make(tokens.ACCESS_PREFIX), "", "x", "mba_x", "x" * 5000]
+    for text in inactive[:2] + inactive[3:]:
+        response = introspect(text)
+        assert (response.status_code, response.json) == (200, {"active": False})
+    with time_machine.travel(datetime.now(UTC) + timedelta(seconds=3601)):
+        for text in (phone["token"], token):
+            assert introspect(text).json == {"active": False}
+    client.delete(f"/api/access-tokens/{phone['id']}", headers=login_headers)
+    assert introspect(phone["token"]).json == {"active": False}
+    client.delete(f"/api/users/{alice}", headers=login_headers)
+    assert introspect(token).json == {"active": False}
+
+
+@pytest.mark.parametrize("path", ["/api/tokens/introspect", "/api/tokens/revoke"])
+@pytest.mark.parametrize(
+    "body", [{"data": {}}, {"data": {"tokens": "x"}}, {"json": {"token": "x"}}]
+)
+def test_a_form_without_the_token_is_refused(client, service, path, body):
+    response = client.post(path, headers=service, **body)
+    assert response.status_code == 400
+    assert list(response.json["errors"]) == ["token"]
+
+
+def test_a_token_that_another_service_asks_about_is_used(client, service, phone):
+    data = {"token": phone["token"]}
+    with client.post("/api/tokens/introspect", data=data, headers=service):
+        pass
+    path = f"/api/access-tokens/{phone['id']}"
+    assert client.get(path, headers=basic("alice")).json["last_used"] is not None
+
+
+def test_a_login_token_without_the_time_of_its_log_in_is_told_without_it(app, introspect, token):
+    with app.app_context():
+        db.session.execute(sa.update(User).values(logged_in_at=None))
+        db.session.commit()
+    told = introspect(token).json
+    assert told["active"] is True
+    assert "iat" not in told
+
+
+def test_only_who_may_introspect_does(client, phone):
+    data = {"token": phone["token"]}
+    refused = client.post("/api/tokens/introspect", data=data, headers=bearer(phone["token"]))
+    assert refused.status_code == 403
+    assert 'scope="introspect"' in refused.headers["WWW-Authenticate"]
+    assert client.post("/api/tokens/introspect", data=data).status_code == 401
+
+
+# -- Revocation ------------------------------------------------------------------------
+
+
+def test_whoever_has_a_token_may_end_it(client, phone, token):
+    for text in (phone["token"], token):
+        response = client.post("/api/tokens/revoke", data={"token": text})
+        assert response.status_code == 200
+        assert client.get("/api/users/me", headers=bearer(text)).status_code == 401
+
+
+@pytest.mark.parametrize("text", ["x", "mba_x", tokens.make(), tokens.make(tokens.ACCESS_PREFIX)])
+def test_revoking_what_is_no_token_succeeds_too(client, text):
+    assert client.post("/api/tokens/revoke", data={"token": text}).status_code == 200
+
+
+def test_ending_one_token_leaves_the_others(client, phone, token):
+    client.post("/api/tokens/revoke", data={"token": phone["token"]})
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
+
+
+# -- For a proxy -----------------------------------------------------------------------
+
+
+def test_a_proxy_asks_for_a_scope(client, phone, token):
+    for text, scope, status in [
+        (phone["token"], "read", 200),
+        (phone["token"], "write read", 200),
+        (phone["token"], "introspect", 403),
+        (phone["token"], "read introspect", 403),
+        (token, "read write introspect", 200),
+    ]:
+        response = client.get("/api/tokens", query_string={"scope": scope}, headers=bearer(text))
+        assert response.status_code == status
+        if status == 403:
+            assert f'scope="{scope}"' in response.headers["WWW-Authenticate"]
+    unknown = client.get("/api/tokens?scope=admin", headers=bearer(token))
+    assert unknown.status_code == 400
+    assert list(unknown.json["errors"]) == ["scope"]
