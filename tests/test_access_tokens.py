@@ -379,8 +379,8 @@ def test_no_value_of_the_database_is_a_credential(app, client, make, token):
     app.config.update(LOGIN_LIMIT_PER_SOURCE="1000/hour", LOGIN_LIMIT_PER_ACCOUNT="1000/hour")
     for value in values:
         assert value not in texts
-        header = value.encode("ascii", "ignore").decode().strip() or "x"
-        assert me(client, header.replace("\n", "")) == 401
+        # What a header can hold of it.
+        assert me(client, re.sub("[^ -~]", "", value) or "x") == 401
         for login, password in ((value, ""), (value, value), ("alice", value)):
             headers = basic(login, password)
             assert client.get("/api/users/me", headers=headers).status_code == 401

@@ -5,8 +5,10 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from contextlib import closing, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import urlsplit
 
 import pytest
@@ -45,32 +47,51 @@ def wait_for(port):
 
 
 @pytest.fixture
-def site(server, tmp_path):
-    """The address of a static site behind nginx, which asks the server about every request."""
-    nginx = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
-    if nginx is None:
+def nginx(server, tmp_path):
+    """Starts nginx with the configuration; gives its address."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
         pytest.skip("nginx is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
     root = tmp_path / "www"
     root.mkdir()
     (root / "index.html").write_text("for members")
     tmp_path.chmod(0o755)
-    conf = CONF.replace("127.0.0.1:8080", f"127.0.0.1:{port}").replace("/srv/www", str(root))
-    conf = conf.replace("127.0.0.1:5000", urlsplit(server.url).netloc)
-    names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    paths = "\n".join(f"{name}_temp_path {tmp_path}/{name};" for name in names)
-    main = tmp_path / "nginx.conf"
-    main.write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\n"
-        + ("user root;\n" if os.getuid() == 0 else "")
-        + f"events {{}}\nhttp {{\naccess_log off;\n{paths}\n{conf}\n}}\n"
-    )
-    process = subprocess.Popen([nginx, "-c", main, "-p", tmp_path], stderr=subprocess.DEVNULL)
-    wait_for(port)
-    yield f"http://127.0.0.1:{port}/"
-    process.terminate()
-    process.wait(timeout=20)
+    processes = []
+
+    def nginx(conf):
+        with socket.create_server(("127.0.0.1", 0)) as unused:
+            port = unused.getsockname()[1]
+        for ours, here in [
+            ("127.0.0.1:8080", f"127.0.0.1:{port}"),
+            ("127.0.0.1:5000", urlsplit(server.url).netloc),
+            ("/srv/www", str(root)),
+            ("/var/log/nginx", str(tmp_path)),
+        ]:
+            assert ours in conf
+            conf = conf.replace(ours, here)
+        names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "\n".join(f"{name}_temp_path {tmp_path}/{name};" for name in names)
+        main = tmp_path / "nginx.conf"
+        main.write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log;\n"
+            + ("user root;\n" if os.getuid() == 0 else "")
+            + f"events {{}}\nhttp {{\n{paths}\n{conf}\n}}\n"
+        )
+        command = [program, "-c", main, "-p", tmp_path]
+        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        wait_for(port)
+        return f"http://127.0.0.1:{port}/"
+
+    yield nginx
+    for process in processes:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+@pytest.fixture
+def site(nginx):
+    """The address of a static site, about every request to which nginx asks the server."""
+    return nginx(CONF)
 
 
 def test_the_readme_shows_what_is_in_the_file():
@@ -99,6 +120,41 @@ def test_nginx_protects_a_site(site, access_token, server):
 
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def test_a_visitor_of_the_site_is_told_when_the_api_does_not_say_yes_or_no(site, server):
+    answers = [requests.get(site, auth=("nobody", "wrong one"), timeout=20) for _ in range(21)]
+    assert [answer.status_code for answer in answers] == [401] * 20 + [429]
+    assert int(answers[-1].headers["Retry-After"]) > 0
+    server.stop()
+    assert requests.get(site, timeout=20).status_code == 503
+
+
+def test_a_service_behind_nginx_is_told_who_asks_and_not_with_what(nginx, access_token, tmp_path):
+    seen = []
+
+    class Service(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.headers)
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Service) as service:
+        threading.Thread(target=service.serve_forever, daemon=True).start()
+        here = f"        proxy_pass http://127.0.0.1:{service.server_port};\n"
+        line = "        auth_request /_token;\n"
+        address = nginx(CONF.replace(line, line + here))
+        text = access_token("read")
+        forged = {"X-User-Id": "999", "X-Username": "root", "X-Scope": "write"}
+        assert requests.get(address, auth=(text, ""), headers=forged, timeout=20).status_code == 204
+        service.shutdown()
+    names = ("X-Username", "X-Scope", "Authorization")
+    assert [seen[0][name] for name in names] == ["alice", "read", None]
+    assert seen[0]["X-User-Id"] != "999"
+    assert text not in (tmp_path / "protected-site.log").read_text()
 
 
 def test_requests_oauthlib_logs_in_and_calls(server, register, monkeypatch):
