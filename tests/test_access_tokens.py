@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app import db, tokens
+from app import create_app, db, tokens
 from app.models import AccessToken
 from tests.helpers import PASSWORD, Server, at_once, basic, bearer
 
@@ -350,8 +350,6 @@ def test_an_access_token_does_not_log_in(client, make):
 
 
 def test_a_route_that_does_not_say_who_may_use_it_is_refused(config_class):
-    from app import create_app  # noqa: PLC0415  one to which a route can be added
-
     app = create_app(config_class)
     app.get("/forgotten")(lambda: "open to everybody")
     response = app.test_client().get("/forgotten")

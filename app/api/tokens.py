@@ -24,7 +24,7 @@ from app.auth import (
 from app.challenges import log_in_again, refuse_scope
 from app.columns import utc_now
 from app.extensions import db
-from app.models import SCOPES, OutdatedError, User
+from app.models import SCOPES, AccessToken, OutdatedError, User
 from app.schemas import GivenToken, Introspection, TokenInfo, TokenInfoQuery, TokenOut
 
 bp = APIBlueprint("tokens", __name__)
@@ -104,15 +104,18 @@ def get_token_info(query_data: dict[str, str]) -> Any:
 @bp.output({}, status_code=204)
 def revoke_token() -> Any:
     """Log out: the presented token ends, or with a password the one the user has."""
-    user = any_auth.current_user()
-    access_token = presented_access_token()
+    _end(any_auth.current_user(), presented_access_token(), Event.LOG_OUT)
+    return ""
+
+
+def _end(user: User, access_token: AccessToken | None, event: Event) -> None:
+    """Ends the access token or, without one, the token of the user's log in."""
     if access_token is None:
         user.revoke_token()
     else:
         access_token.revoke()
     db.session.commit()
-    audit.record(Event.LOG_OUT, user.id)
-    return ""
+    audit.record(event, user.id)
 
 
 @bp.post("/tokens/introspect")
@@ -151,10 +154,5 @@ def revoke_given_token(fields: dict[str, str]) -> Any:
     """End that token, whatever it was (RFC 7009); whoever has it may end it."""
     user, access_token = find_token(fields["token"])
     if user is not None:
-        if access_token is None:
-            user.revoke_token()
-        else:
-            access_token.revoke()
-        db.session.commit()
-        audit.record(Event.TOKEN_REVOKED, user.id)
+        _end(user, access_token, Event.TOKEN_REVOKED)
     return {}
