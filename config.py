@@ -6,6 +6,7 @@ and says what it should look like.
 """
 
 import os
+import re
 import secrets
 import sys
 from contextlib import suppress
@@ -70,6 +71,20 @@ def words(name: str) -> tuple[str, ...]:
     """What stands between the commas of a variable; empty ones are left out."""
     stripped = (word.strip() for word in env.str(name, "").split(","))
     return tuple(word for word in stripped if word)
+
+
+@env.parser_for("origins")
+def origins(text: str) -> tuple[str, ...]:
+    """What stands between the commas: origins (RFC 6454), or `*` alone for all of them.
+
+    Raises:
+        ValidationError: something there is none.
+    """
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    each = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", re.IGNORECASE)
+    if found != ("*",) and not all(map(each.fullmatch, found)):
+        raise ValidationError("must be origins such as https://app.example.com, or *")
+    return found
 
 
 @env.parser_for("rate_limit")
@@ -159,6 +174,9 @@ class Config:
     TRUSTED_HOSTS: tuple[str, ...] | None = words("TRUSTED_HOSTS") or None
     # Bytes of a request's body; a larger one is answered with 413.
     MAX_CONTENT_LENGTH: int = whole_number("MAX_CONTENT_LENGTH", 65536, "bytes", 1024, 2**31)
+
+    # Whose pages may call from a browser: origins, as in https://app.example.com.
+    CORS_ORIGINS: tuple[str, ...] = env.origins("CORS_ORIGINS", "")
 
     SQLALCHEMY_DATABASE_URI: str = env.database_uri(
         "DATABASE_URL", database_uri(DEFAULT_DATABASE_URL)

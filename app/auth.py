@@ -165,17 +165,20 @@ def password_required(status: int) -> NoReturn:
 
 
 def _refuse_scope() -> NoReturn:
-    names = _declared().get("roles")
+    names = declared(_view()).get("roles")
     if names:
         refuse_scope(names)
     refuse_access_token()
 
 
-def _declared() -> dict[str, Any]:
-    """What `auth_required` has noted at the view of this request."""
-    view = current_app.view_functions[request.endpoint or ""]
+def declared(view: Callable[..., Any]) -> dict[str, Any]:
+    """What the decorators of a view have noted at it."""
     spec: dict[str, Any] = getattr(view, "_spec", {})
     return spec
+
+
+def _view() -> Callable[..., Any]:
+    return current_app.view_functions[request.endpoint or ""]
 
 
 def public(view: Callable[..., R]) -> Callable[..., R]:
@@ -186,9 +189,9 @@ def public(view: Callable[..., R]) -> Callable[..., R]:
 
 def refuse_undeclared() -> None:
     """Answers 403 where a view does not say who may use it."""
-    if request.endpoint is None or "auth" in _declared():
+    if request.endpoint is None or "auth" in declared(_view()):
         return
-    if not getattr(current_app.view_functions[request.endpoint], "is_public", False):
+    if not getattr(_view(), "is_public", False):
         abort(403, "this route does not say who may use it: auth_required, or public")
 
 

@@ -5,6 +5,8 @@ from typing import NoReturn
 
 from apiflask import abort
 
+from app.headers import request
+
 REALM = "Microblog API"
 FORBIDDEN = 403
 
@@ -33,6 +35,10 @@ def challenge_token(description: str) -> NoReturn:
 def challenge(
     scheme: str, status: int = 401, text: str | None = None, **parameters: str
 ) -> NoReturn:
+    if scheme == "Basic" and request.headers.get("X-Requested-With") == "XMLHttpRequest":
+        # A script in a page asks for the password itself. To a scheme that it
+        # does not know, the browser does not open its own dialog.
+        scheme = "xBasic"
     quoted = ", ".join(
         f'{name}="{value}"' for name, value in {"realm": REALM, **parameters}.items()
     )

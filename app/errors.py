@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from apiflask import APIFlask, HTTPError, abort
+from apiflask import APIFlask, HTTPError, Schema, abort
+from apiflask.fields import Dict, List, String
 from flask import current_app
+from marshmallow import EXCLUDE
 from marshmallow.exceptions import SCHEMA
 from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import SecurityError
@@ -26,7 +28,7 @@ T = TypeVar("T")
 _Answer = tuple[dict[str, Any], int, dict[str, Any]]
 
 # Where the one who raised the error had nothing more to say.
-_MESSAGES = {
+MESSAGES = {
     403: "this is not yours to read or change",
     404: "there is nothing at this address",
     405: "this address does not answer to this method; the Allow header names those it does",
@@ -47,6 +49,17 @@ _SQLITE_UNAVAILABLE = {
     sqlite3.SQLITE_FULL,
     sqlite3.SQLITE_CANTOPEN,
 }
+
+
+class Error(Schema):
+    class Meta:
+        unknown = EXCLUDE  # as clients should do with fields that they do not know
+
+    error = String(required=True, metadata={"description": "the reason, as HTTP names it"})
+    message = String(metadata={"description": "what to do about it; only a 401 has none"})
+    errors = Dict(
+        String(), List(String()), metadata={"description": "what is wrong with which field"}
+    )
 
 
 def init_app(app: APIFlask) -> None:
@@ -77,11 +90,11 @@ def _answer(error: HTTPError) -> _Answer:
             body["errors"] = rejected
     elif error.status_code != 401:
         own = error.message if error.message != reason else None
-        body["message"] = own or _MESSAGES.get(error.status_code, reason)
+        body["message"] = own or MESSAGES.get(error.status_code, reason)
     headers = dict(error.headers)
     if error.status_code == 503:
         headers.setdefault("Retry-After", _RETRY_AFTER_SECONDS)
-    return body, error.status_code, headers
+    return Error().dump(body), error.status_code, headers
 
 
 def _rejected_fields(detail: Any) -> dict[str, list[str]]:

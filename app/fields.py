@@ -1,4 +1,4 @@
-"""How a request is read: the body, and the kinds of field that it may hold."""
+"""How a request is read: the body, and the kinds of field in it; how a field is described."""
 
 import json
 import re
@@ -10,12 +10,14 @@ from apiflask.schema_adapters.marshmallow import parser
 from email_validator import EmailNotValidError
 from flask import Request, current_app
 from marshmallow import ValidationError
-from marshmallow.validate import Range
+from marshmallow.validate import Range, Regexp
 from webargs.multidictproxy import MultiDictProxy
 from werkzeug.exceptions import HTTPException
 
 from app.logins import normal_email
 from app.models import SCOPES
+
+A_TIME = "2026-11-21T09:30:00.123456+00:00"  # an example; RFC 3339
 
 
 @parser.location_loader("json")
@@ -60,6 +62,17 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON (RFC 8259)")
 
 
+def about(example: Any, description: str | None = None, **more: Any) -> dict[str, Any]:
+    """What the OpenAPI document says of a field beyond its type: its `metadata`."""
+    said = {} if description is None else {"description": description}
+    return {"examples": [example], **said, **more}
+
+
+def link(example: str | None) -> dict[str, Any]:
+    """`about`, of a `Function` that gives an address."""
+    return about(example, type="string", format="uri-reference")
+
+
 class Text(String):
     """A string that every database can store."""
 
@@ -69,6 +82,11 @@ class Text(String):
         "invalid": "must be a string",
         "unstorable": "must be without NUL characters and lone surrogates",
     }
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not any(isinstance(validator, Regexp) for validator in self.validators):
+            self.metadata = {"pattern": r"^[^\x00]*$", **self.metadata}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text: str = super()._deserialize(value, *args, **kwargs)
@@ -80,6 +98,9 @@ class Text(String):
 class Email(Text):
     """An e-mail address, in its normal form (RFC 5321; ASCII before the @)."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(metadata=about("alice@example.com", format="email"), **kwargs)
+
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, *args, **kwargs)
         try:
@@ -89,17 +110,22 @@ class Email(Text):
 
 
 class Scope(Text):
-    """Names of scopes, separated by spaces (RFC 6749, 3.3); given in our order, each once."""
+    """Names of scopes, separated by a space (RFC 6749, 3.3); given in our order, each once."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        one = "|".join(SCOPES)
+        self.metadata = {**self.metadata, "pattern": f"^({one})( ({one}))*$"}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
-        names = super()._deserialize(value, *args, **kwargs).split()
-        if not names or not set(names) <= set(SCOPES):
+        names = super()._deserialize(value, *args, **kwargs).split(" ")
+        if not set(names) <= set(SCOPES):
             raise ValidationError(f"must be one or more of: {' '.join(SCOPES)}")
         return " ".join(name for name in SCOPES if name in names)
 
 
 class Seconds(Integer):
-    """A whole number of seconds, and neither a text nor a truth value."""
+    """A whole number of seconds, be it `60` or `60.0`, and neither a text nor a truth value."""
 
     def __init__(self, lowest: int, highest: int, **kwargs: Any) -> None:
         text = f"must be a whole number from {lowest} to {highest} (seconds)"
@@ -110,7 +136,7 @@ class Seconds(Integer):
         )
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> Any:
-        if type(value) is not int:
+        if type(value) not in {int, float} or value % 1:
             raise self.make_error("invalid")
         return super()._deserialize(value, *args, **kwargs)
 

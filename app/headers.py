@@ -5,6 +5,7 @@ from typing import cast
 
 import flask
 from flask import Flask, Response
+from flask_cors import CORS
 from werkzeug.datastructures import Authorization
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.utils import cached_property
@@ -15,6 +16,11 @@ _SAFE = {
     "Referrer-Policy": "no-referrer",
 }
 _HSTS = "max-age=31536000"  # a year, in seconds; OWASP ASVS 5.0, 3.4.1
+
+# What a script in a page of another origin may send and read, beyond what any may.
+_CORS_MAY_SEND = ("Authorization", "Content-Type", "X-Requested-With")
+_CORS_MAY_READ = ("Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
+_CORS_MAX_AGE = 600  # seconds that a browser need not ask again
 
 
 class Request(flask.Request):
@@ -42,6 +48,16 @@ def init_app(app: Flask) -> None:
         # Each proxy adds an address to X-Forwarded-For, and sets X-Forwarded-Proto anew.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=1, x_host=0)  # type: ignore[method-assign]  # as Flask documents it
     app.after_request(_add_headers)
+    origins = app.config["CORS_ORIGINS"]
+    if origins:
+        CORS(
+            app,
+            origins=origins,
+            allow_headers=_CORS_MAY_SEND,
+            expose_headers=_CORS_MAY_READ,
+            max_age=_CORS_MAX_AGE,
+            send_wildcard=True,  # for `*`, the same answer to everybody
+        )
 
 
 def _add_headers(response: Response) -> Response:

@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from app import create_app, db, throttle
 from app.models import Total
 from config import Config, database_uri
+from tests.contract import ContractClient
 from tests.helpers import PASSWORD, Server, assert_no_secret_in, passwords_seen
 
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
@@ -87,6 +88,7 @@ def config_class(empty_database):
 @pytest.fixture(scope="session")
 def migrated_app(config_class):
     app = create_app(config_class)
+    app.test_client_class = ContractClient
     with app.app_context():
         flask_migrate.upgrade()
     yield app

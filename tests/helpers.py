@@ -16,6 +16,15 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "correct horse"
+# What anybody may use without credentials.
+PUBLIC = {
+    ("POST", "/api/users"),
+    ("POST", "/api/tokens/revoke"),
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/docs/<name>"),
+    ("GET", "/openapi.json"),
+}
 # Every password that any test has had hashed or checked.
 passwords_seen = set()
 

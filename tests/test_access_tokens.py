@@ -12,7 +12,7 @@ import time_machine
 
 from app import create_app, db, tokens
 from app.models import AccessToken
-from tests.helpers import PASSWORD, Server, at_once, basic, bearer
+from tests.helpers import PASSWORD, PUBLIC, Server, at_once, basic, bearer
 
 DAY = 24 * 3600
 INVALID = 'error="invalid_token", error_description="the token is not valid"'
@@ -280,7 +280,6 @@ ROUTES = {
     ("GET", "/api/access-tokens/1"): "",
     ("DELETE", "/api/access-tokens/1"): "",
 }
-PUBLIC = {("POST", "/api/users"), ("POST", "/api/tokens/revoke")}
 PASSWORD_ONLY = {("POST", "/api/tokens")}
 
 

@@ -9,7 +9,9 @@ from tests.helpers import PASSWORD, bearer
 
 
 @pytest.mark.parametrize("accept", [None, "*/*", "text/html", "application/xml"])
-@pytest.mark.parametrize("path", ["/", "/nothing", "/api", "/api/users/", "/api/%00", "/%ff"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere/", "/nothing", "/api", "/api/users/", "/api/%00", "/%ff"]
+)
 def test_an_unknown_path_is_404_in_json(client, path, accept):
     response = client.get(path, headers={"Accept": accept} if accept else {})
     assert response.status_code == 404

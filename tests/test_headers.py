@@ -145,3 +145,80 @@ def test_other_hosts_are_refused_in_json(client_of, host, status):
 
 def test_any_host_is_answered_by_default(client):
     assert client.get("/api/users", headers={"Host": "evil.example.com"}).status_code == 401
+
+
+# -- Pages of other origins ------------------------------------------------------------
+
+ORIGIN = "https://app.example.com"
+PREFLIGHT = {
+    "Access-Control-Request-Method": "DELETE",
+    "Access-Control-Request-Headers": "authorization, content-type, x-requested-with",
+}
+
+
+def cors(response):
+    return {
+        name: value for name, value in response.headers if name.startswith("Access-Control-Allow-")
+    }
+
+
+def test_no_other_origin_is_let_in_by_default(client, token):
+    headers = bearer(token) | {"Origin": ORIGIN}
+    assert cors(client.get("/api/users/me", headers=headers)) == {}
+    assert cors(client.options("/api/tokens", headers=PREFLIGHT | {"Origin": ORIGIN})) == {}
+
+
+@pytest.mark.parametrize("origins", [[ORIGIN], ["http://other.example:8080", ORIGIN]])
+def test_a_named_origin_may_ask_without_credentials_what_it_may_send(client_of, origins):
+    client = client_of(CORS_ORIGINS=origins)
+    response = client.options("/api/tokens", headers=PREFLIGHT | {"Origin": ORIGIN})
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+    assert "DELETE" in response.headers["Access-Control-Allow-Methods"]
+    allowed = response.headers["Access-Control-Allow-Headers"].lower()
+    assert allowed == "authorization, content-type, x-requested-with"
+    assert "Access-Control-Allow-Credentials" not in response.headers
+
+
+def test_a_named_origin_may_read_every_answer_errors_too(client_of, token):
+    client = client_of(CORS_ORIGINS=[ORIGIN])
+    for headers in ({}, bearer(token)):
+        for path in ("/api/users/me", "/api/nowhere", "/api/users?page=x", "/openapi.json"):
+            response = client.get(path, headers=headers | {"Origin": ORIGIN})
+            assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
+            assert "WWW-Authenticate" in response.headers["Access-Control-Expose-Headers"]
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example.com",
+        "http://app.example.com",
+        "https://app.example.com.evil.example",
+        "https://appXexample.com",
+        "https://app.example.com:8443",
+        "null",
+    ],
+)
+def test_an_origin_that_only_looks_like_a_named_one_is_not_let_in(client_of, token, origin):
+    client = client_of(CORS_ORIGINS=[ORIGIN])
+    headers = bearer(token) | {"Origin": origin}
+    assert cors(client.get("/api/users/me", headers=headers)) == {}
+
+
+def test_a_star_lets_every_origin_in(client_of, token):
+    client = client_of(CORS_ORIGINS=["*"])
+    headers = bearer(token) | {"Origin": ORIGIN}
+    assert cors(client.get("/api/users/me", headers=headers)) == {
+        "Access-Control-Allow-Origin": "*"
+    }
+
+
+@pytest.mark.parametrize("path", ["/api/tokens", "/api/users/me"])
+def test_a_script_is_challenged_in_a_scheme_that_no_browser_knows(client, path):
+    method = "POST" if path == "/api/tokens" else "GET"
+    for script, scheme in ((True, "xBasic"), (False, "Basic")):
+        headers = basic("nobody") | ({"X-Requested-With": "XMLHttpRequest"} if script else {})
+        response = client.open(path, method=method, headers=headers)
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"].startswith(f"{scheme} realm=")

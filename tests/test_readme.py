@@ -98,6 +98,9 @@ def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
         ]
         assert server.request("GET", "/api/notes", headers=bob).json == []
         assert server.request("GET", "/api/notes").status == 401
+        described = server.request("GET", "/openapi.json").json["paths"]["/api/notes"]
+        assert described["get"]["tags"] == ["Notes"]
+        assert "`write`" in described["post"]["description"]
 
 
 def test_users_copied_from_elsewhere_are_counted_and_new_ids_begin_behind_them(

@@ -3,7 +3,7 @@
 from apiflask import APIFlask
 from werkzeug.routing import IntegerConverter
 
-from app.api import access_tokens, following, posts, tokens, users
+from app.api import access_tokens, docs, following, posts, tokens, users
 
 
 class AsciiInteger(IntegerConverter):
@@ -19,5 +19,6 @@ def init_app(app: APIFlask) -> None:
     app.url_map.converters["int"] = AsciiInteger
     # "//" is 404, not a redirect to whatever Host the client has sent.
     app.url_map.merge_slashes = False
-    for module in (access_tokens, following, posts, tokens, users):
+    for module in (users, tokens, access_tokens, following, posts):  # as the document has them
         app.register_blueprint(module.bp, url_prefix="/api")
+    app.register_blueprint(docs.bp)

@@ -11,7 +11,9 @@ from app.auth import any_auth, password_required
 from app.errors import found
 from app.extensions import db
 from app.models import AccessToken, AlreadyTakenError, OutdatedError, TooManyError
+from app.openapi import by_id
 from app.schemas import (
+    LOCATION,
     AccessTokenCollection,
     AccessTokenOut,
     NewAccessToken,
@@ -20,7 +22,11 @@ from app.schemas import (
     collection,
 )
 
-bp = APIBlueprint("access_tokens", __name__)
+bp = APIBlueprint(
+    "access_tokens",
+    __name__,
+    tag={"name": "Access tokens", "description": "for devices, scripts and other services"},
+)
 
 # No scope opens these: whoever has an access token could give it any other.
 
@@ -28,7 +34,12 @@ bp = APIBlueprint("access_tokens", __name__)
 @bp.post("/access-tokens")
 @bp.auth_required(any_auth)
 @bp.input(NewAccessToken, arg_name="fields")
-@bp.output(NewAccessTokenOut, 201)
+@bp.output(
+    NewAccessTokenOut,
+    201,
+    headers=LOCATION,
+    links=by_id("get_access_token", "revoke_access_token"),
+)
 def create_access_token(fields: dict[str, Any]) -> Any:
     """Make an access token; its text is in this answer and nowhere else."""
     user = any_auth.current_user()
@@ -55,7 +66,7 @@ def create_access_token(fields: dict[str, Any]) -> Any:
 @bp.input(PageQuery, location="query")
 @bp.output(AccessTokenCollection)
 def get_access_tokens(query_data: dict[str, int]) -> Any:
-    """One's own live access tokens, by ascending id."""
+    """List one's own live access tokens, by ascending id."""
     page = AccessToken.page_of(any_auth.current_user().id, **query_data)
     return collection(page, ".get_access_tokens")
 
@@ -64,7 +75,7 @@ def get_access_tokens(query_data: dict[str, int]) -> Any:
 @bp.auth_required(any_auth)
 @bp.output(AccessTokenOut)
 def get_access_token(id: int) -> Any:
-    """One of one's own live access tokens."""
+    """Read one of one's own live access tokens."""
     return found(AccessToken.find_of(any_auth.current_user().id, id))
 
 

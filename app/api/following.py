@@ -10,7 +10,9 @@ from app.extensions import db
 from app.models import Follow, FollowsOneselfError, User
 from app.schemas import PageQuery, UserCollection, collection
 
-bp = APIBlueprint("following", __name__)
+bp = APIBlueprint(
+    "following", __name__, tag={"name": "Following", "description": "whose posts one's feed has"}
+)
 
 
 @bp.get("/users/<int:id>/followers")
@@ -18,18 +20,31 @@ bp = APIBlueprint("following", __name__)
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_followers(id: int, query_data: dict[str, int]) -> Any:
-    """Those who follow a user."""
+    """List those who follow a user."""
     page = Follow.followers_of(found(User.find(id)), **query_data)
     return collection(page, ".get_followers", id=id)
 
 
 @bp.get("/users/<int:id>/following")
-@bp.get("/users/<int:id>/followed", endpoint="get_followed")  # its name in the tutorial of 2018
 @bp.auth_required(any_auth, roles=["read"])
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_following(id: int, query_data: dict[str, int]) -> Any:
-    """Those whom a user follows."""
+    """List those whom a user follows."""
+    return _following(id, query_data)
+
+
+@bp.get("/users/<int:id>/followed")
+@bp.doc(deprecated=True)
+@bp.auth_required(any_auth, roles=["read"])
+@bp.input(PageQuery, location="query")
+@bp.output(UserCollection)
+def get_followed(id: int, query_data: dict[str, int]) -> Any:
+    """List those whom a user follows, at the address of the tutorial of 2018."""
+    return _following(id, query_data)
+
+
+def _following(id: int, query_data: dict[str, int]) -> dict[str, Any]:
     page = Follow.followed_by(found(User.find(id)), **query_data)
     return collection(page, ".get_following", id=id)
 

@@ -11,9 +11,12 @@ from app.auth import any_auth
 from app.errors import found
 from app.extensions import db
 from app.models import Post, User
-from app.schemas import NewPost, PostOut, PostStream, StreamQuery, stream
+from app.openapi import by_id
+from app.schemas import LOCATION, NewPost, PostOut, PostStream, StreamQuery, stream
 
-bp = APIBlueprint("posts", __name__)
+bp = APIBlueprint(
+    "posts", __name__, tag={"name": "Posts", "description": "write, read, change, delete"}
+)
 
 
 def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +40,7 @@ def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_posts(query_data: dict[str, int]) -> Any:
-    """Everybody's posts, newest first."""
+    """List everybody's posts, newest first."""
     posts = Post.of_everybody(query_data.get("before"), query_data["per_page"] + 1)
     return stream(posts, query_data, ".get_posts")
 
@@ -47,7 +50,7 @@ def get_posts(query_data: dict[str, int]) -> Any:
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
-    """A user's posts, newest first."""
+    """List a user's posts, newest first."""
     user = found(User.find(id))
     posts = Post.of_user(user.id, query_data.get("before"), query_data["per_page"] + 1)
     return stream(posts, query_data, ".get_posts_of_user", id=id)
@@ -58,7 +61,7 @@ def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_feed(query_data: dict[str, int]) -> Any:
-    """Posts of those one follows, and one's own, newest first."""
+    """List posts of those one follows, and one's own, newest first."""
     me = any_auth.current_user().id
     posts = Post.feed_of(me, query_data.get("before"), query_data["per_page"] + 1)
     return stream(posts, query_data, ".get_feed")
@@ -67,7 +70,7 @@ def get_feed(query_data: dict[str, int]) -> Any:
 @bp.post("/posts")
 @bp.auth_required(any_auth, roles=["write"])
 @bp.input(NewPost, arg_name="fields")
-@bp.output(PostOut, 201)
+@bp.output(PostOut, 201, headers=LOCATION, links=by_id("get_post", "update_post", "delete_post"))
 def create_post(fields: dict[str, str]) -> Any:
     """Write a post."""
     post = Post.publish(any_auth.current_user(), fields["body"])
@@ -79,7 +82,7 @@ def create_post(fields: dict[str, str]) -> Any:
 @bp.auth_required(any_auth, roles=["read"])
 @bp.output(PostOut)
 def get_post(id: int) -> Any:
-    """One post."""
+    """Read a post."""
     return found(Post.find(id))
 
 

@@ -27,7 +27,9 @@ from app.extensions import db
 from app.models import SCOPES, AccessToken, OutdatedError, User
 from app.schemas import GivenToken, Introspection, TokenInfo, TokenInfoQuery, TokenOut
 
-bp = APIBlueprint("tokens", __name__)
+bp = APIBlueprint(
+    "tokens", __name__, tag={"name": "Tokens", "description": "log in, stay logged in, log out"}
+)
 
 _NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749, 5.1
 

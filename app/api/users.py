@@ -13,7 +13,9 @@ from app.errors import found
 from app.extensions import db
 from app.headers import request
 from app.models import AlreadyTakenError, KnownSource, OutdatedError, User, deactivate
+from app.openapi import by_id
 from app.schemas import (
+    LOCATION,
     ChangedPassword,
     ChangedUser,
     NewUser,
@@ -23,13 +25,15 @@ from app.schemas import (
     collection,
 )
 
-bp = APIBlueprint("users", __name__)
+bp = APIBlueprint(
+    "users", __name__, tag={"name": "Users", "description": "register, read, change, leave"}
+)
 
 
 @bp.post("/users")
 @public
 @bp.input(NewUser, arg_name="fields")
-@bp.output(UserOut, 201)
+@bp.output(UserOut, 201, headers=LOCATION, links=by_id("get_user", "update_user"))
 def create_user(fields: dict[str, Any]) -> Any:
     """Register."""
     try:
@@ -45,15 +49,15 @@ def create_user(fields: dict[str, Any]) -> Any:
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_users(query_data: dict[str, int]) -> Any:
-    """All users, by ascending id."""
+    """List all users, by ascending id."""
     return collection(User.page(**query_data), ".get_users")
 
 
 @bp.get("/users/me")
 @bp.auth_required(any_auth, roles=["read"])
-@bp.output(UserOut)
+@bp.output(UserOut, links=by_id("get_user", "update_user", "get_followers", "get_posts_of_user"))
 def get_me() -> Any:
-    """Oneself."""
+    """Read oneself."""
     return any_auth.current_user()
 
 
@@ -61,7 +65,7 @@ def get_me() -> Any:
 @bp.auth_required(any_auth, roles=["read"])
 @bp.output(UserOut)
 def get_user(id: int) -> Any:
-    """One user."""
+    """Read a user."""
     return found(User.find(id))
 
 

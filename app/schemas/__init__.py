@@ -5,7 +5,7 @@ nowhere else: these schemas validate the one, write the other, and describe both
 """
 
 from app.fields import Text
-from app.schemas.base import Body, PageQuery, StreamQuery, collection, stream
+from app.schemas.base import LOCATION, Answer, Body, PageQuery, StreamQuery, collection, stream
 from app.schemas.posts import NewPost, PostOut, PostStream
 from app.schemas.tokens import (
     AccessTokenCollection,
@@ -21,8 +21,10 @@ from app.schemas.tokens import (
 from app.schemas.users import ChangedPassword, ChangedUser, NewUser, UserCollection, UserOut
 
 __all__ = [
+    "LOCATION",
     "AccessTokenCollection",
     "AccessTokenOut",
+    "Answer",
     "Body",
     "ChangedPassword",
     "ChangedUser",

@@ -6,9 +6,15 @@ from apiflask import Schema
 from apiflask.fields import Integer, String
 from flask import url_for
 from marshmallow import EXCLUDE
+from marshmallow.fields import Field
 
-from app.fields import Count
+from app.fields import Count, about, link
 from app.models import Page, Post
+
+# For `output(headers=...)`: where that is which was created.
+LOCATION: dict[str, Field[Any] | type] = {
+    "Location": String(required=True, metadata=link("/api/users/1"))
+}
 
 
 class Body(Schema):
@@ -20,7 +26,17 @@ class Body(Schema):
     error_messages = {"type": "the body must be a JSON object"}  # noqa: RUF012  a marshmallow declaration
 
 
-class Resource(Schema):
+class Answer(Schema):
+    """What is written: each of its fields, but for those whose metadata says `optional`."""
+
+    class Meta:
+        unknown = EXCLUDE  # as clients should do with fields that they do not know
+
+    def on_bind_field(self, field_name: str, field_obj: Field[Any]) -> None:  # noqa: ARG002  marshmallow's
+        field_obj.required = not field_obj.metadata.get("optional", False)
+
+
+class Resource(Answer):
     """Whose `links` are made from the whole object."""
 
     def get_attribute(self, obj: Any, attr: str, default: Any) -> Any:
@@ -28,21 +44,21 @@ class Resource(Schema):
 
 
 class PageQuery(Schema):
-    page = Count(2**31 - 1, load_default=1)
-    per_page = Count(100, load_default=10)
+    page = Count(2**31 - 1, load_default=1, metadata=about(1, "number of the page, from 1"))
+    per_page = Count(100, load_default=10, metadata=about(10, "how many on a page"))
 
 
-class PageMeta(Schema):
-    page = Integer()
-    per_page = Integer()
-    total_pages = Integer()
-    total_items = Integer()
+class PageMeta(Answer):
+    page = Integer(metadata=about(1))
+    per_page = Integer(metadata=about(10))
+    total_pages = Integer(metadata=about(1))
+    total_items = Integer(metadata=about(1))
 
 
-class PageLinks(Schema):
-    self = String()
-    next = String()
-    prev = String()
+class PageLinks(Answer):
+    self = String(metadata=link("/api/users?page=1&per_page=10"))
+    next = String(allow_none=True, metadata=link(None))
+    prev = String(allow_none=True, metadata=link(None))
 
 
 def collection(page: Page, endpoint: str, **values: Any) -> dict[str, Any]:
@@ -76,17 +92,18 @@ def collection(page: Page, endpoint: str, **values: Any) -> dict[str, Any]:
 
 
 class StreamQuery(Schema):
-    before = Count(2**53)  # what JSON numbers are exact to
-    per_page = Count(100, load_default=10)
+    # At most what JSON numbers are exact to.
+    before = Count(2**53, metadata=about(42, "only posts with a smaller id than this"))
+    per_page = Count(100, load_default=10, metadata=about(10, "how many at once"))
 
 
-class StreamMeta(Schema):
-    per_page = Integer()
+class StreamMeta(Answer):
+    per_page = Integer(metadata=about(10))
 
 
-class StreamLinks(Schema):
-    self = String()
-    next = String()
+class StreamLinks(Answer):
+    self = String(metadata=link("/api/posts?per_page=10"))
+    next = String(allow_none=True, metadata=link("/api/posts?per_page=10&before=32"))
 
 
 def stream(

@@ -1,33 +1,40 @@
 """A post, as requests and responses have it."""
 
-from apiflask import Schema
 from apiflask.fields import DateTime, Function, Integer, List, Nested, String
 from flask import url_for
 from marshmallow.validate import Length
 
-from app.fields import Text
-from app.schemas.base import Body, Resource, StreamLinks, StreamMeta
-from app.schemas.users import UserOut
+from app.fields import A_TIME, Text, about, link
+from app.schemas.base import Answer, Body, Resource, StreamLinks, StreamMeta
+from app.schemas.users import Author
 
 
 class NewPost(Body):
-    body = Text(required=True, validate=Length(1, 140, error="must be 1 to 140 characters long"))
+    body = Text(
+        required=True,
+        validate=Length(1, 140, error="must be 1 to 140 characters long"),
+        metadata=about("Hello"),
+    )
 
 
-class PostLinks(Schema):
-    self = Function(lambda post: url_for("posts.get_post", id=post.id))
-    author = Function(lambda post: url_for("users.get_user", id=post.user_id))
+class PostLinks(Answer):
+    self = Function(
+        lambda post: url_for("posts.get_post", id=post.id), metadata=link("/api/posts/1")
+    )
+    author = Function(
+        lambda post: url_for("users.get_user", id=post.user_id), metadata=link("/api/users/1")
+    )
 
 
 class PostOut(Resource):
-    id = Integer()
-    body = String()
-    timestamp = DateTime()
-    author = Nested(UserOut, only=("id", "username", "links"))
+    id = Integer(metadata=about(1))
+    body = String(metadata=about("Hello"))
+    timestamp = DateTime(metadata=about(A_TIME))
+    author = Nested(Author)
     links = Nested(PostLinks, data_key="_links")
 
 
-class PostStream(Schema):
+class PostStream(Answer):
     items = List(Nested(PostOut))
     meta = Nested(StreamMeta, data_key="_meta")
     links = Nested(StreamLinks, data_key="_links")

@@ -2,33 +2,43 @@
 
 from typing import Any
 
-from apiflask import Schema
 from apiflask.fields import DateTime, Function, Integer, List, Nested, String
 from flask import g, url_for
 from marshmallow import ValidationError, missing, pre_load, validates_schema
 from marshmallow.validate import Length, Regexp
 
 from app import passwords
-from app.fields import Email, Text
-from app.schemas.base import Body, PageLinks, PageMeta, Resource
+from app.fields import A_TIME, Email, Text, about, link
+from app.schemas.base import Answer, Body, PageLinks, PageMeta, Resource
+
+
+class Username(Text):
+    def __init__(self, **kwargs: Any) -> None:
+        pattern = "^[A-Za-z0-9._-]{1,64}"
+        text = "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+        # The end of a text is `\Z` here, as `$` lets a line break pass; in JSON Schema it is `$`.
+        super().__init__(
+            validate=Regexp(pattern + r"\Z", error=text),
+            metadata=about("alice", pattern=pattern + "$"),
+            **kwargs,
+        )
 
 
 class ChangedUser(Body):
-    username = Text(
-        validate=Regexp(
-            # Not `$` alone, which lets a line break at the end pass.
-            r"^[A-Za-z0-9._-]{1,64}(?!\n)$",
-            error="must be 1 to 64 of the characters A-Z a-z 0-9 . _ -",
-        )
-    )
+    username = Username()
     email = Email()
     about_me = Text(
-        allow_none=True, validate=Length(max=140, error="must be at most {max} characters long")
+        allow_none=True,
+        validate=Length(max=140, error="must be at most {max} characters long"),
+        metadata=about("Down the rabbit hole"),
     )
 
 
 class NewUser(ChangedUser):
-    password = Text(required=True)
+    username = Username(required=True)
+    email = Email(required=True)
+    # How long a new one must be, `app/openapi.py` adds from the settings.
+    password = Text(required=True, metadata=about("correct horse", format="password"))
 
     @pre_load
     def require_fields(self, data: Any, **_: Any) -> Any:
@@ -49,31 +59,55 @@ class NewUser(ChangedUser):
 
 
 class ChangedPassword(Body):
-    current_password = Text(required=True)
-    new_password = Text(required=True)
+    current_password = Text(required=True, metadata=about("correct horse"))
+    new_password = Text(required=True, metadata=about("battery staple", format="password"))
 
 
-class UserLinks(Schema):
-    self = Function(lambda user: url_for("users.get_user", id=user.id))
-    followers = Function(lambda user: url_for("following.get_followers", id=user.id))
-    following = Function(lambda user: url_for("following.get_following", id=user.id))
-    avatar = Function(lambda user: user.avatar(128))
+class UserLinks(Answer):
+    self = Function(
+        lambda user: url_for("users.get_user", id=user.id), metadata=link("/api/users/1")
+    )
+    followers = Function(
+        lambda user: url_for("following.get_followers", id=user.id),
+        metadata=link("/api/users/1/followers"),
+    )
+    following = Function(
+        lambda user: url_for("following.get_following", id=user.id),
+        metadata=link("/api/users/1/following"),
+    )
+    avatar = Function(
+        lambda user: user.avatar(128),
+        metadata=link(
+            "https://www.gravatar.com/avatar/ff8d9819fc0e12bf0d24892e45987e249a28dce836a85cad60e28eaaa8c6d976?d=identicon&s=128"
+        ),
+    )
 
 
-class UserOut(Resource):
-    id = Integer()
-    username = String()
-    # Only in one's own user.
-    email = Function(lambda user: user.email if user == g.get("flask_httpauth_user") else missing)
-    about_me = String()
-    last_seen = DateTime()
-    post_count = Integer()
-    follower_count = Integer()
-    following_count = Integer()
+class UserName(Answer):
+    id = Integer(metadata=about(1))
+    username = String(metadata=about("alice"))
+
+
+class Author(UserName, Resource):
     links = Nested(UserLinks, data_key="_links")
 
 
-class UserCollection(Schema):
+class UserOut(UserName, Resource):
+    email = Function(
+        lambda user: user.email if user == g.get("flask_httpauth_user") else missing,
+        metadata=about("alice@example.com", "only in one's own user", type="string", optional=True),
+    )
+    about_me = String(allow_none=True, metadata=about("Down the rabbit hole"))
+    last_seen = DateTime(
+        allow_none=True, metadata=about(A_TIME, "when the user registered, or last logged in")
+    )
+    post_count = Integer(metadata=about(0))
+    follower_count = Integer(metadata=about(0))
+    following_count = Integer(metadata=about(0))
+    links = Nested(UserLinks, data_key="_links")
+
+
+class UserCollection(Answer):
     items = List(Nested(UserOut))
     meta = Nested(PageMeta, data_key="_meta")
     links = Nested(PageLinks, data_key="_links")

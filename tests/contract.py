@@ -1,0 +1,61 @@
+"""Holds every answer that a test gets to what the OpenAPI document says of it."""
+
+from functools import cached_property
+
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator
+from werkzeug.exceptions import HTTPException
+
+from app.openapi import document
+
+
+class Contract:
+    def __init__(self, app):
+        self.app = app
+
+    @cached_property
+    def document(self):
+        said = document(self.app)
+        for schema in said["components"]["schemas"].values():
+            # Clients should bear with more; but it would be said nowhere.
+            schema["additionalProperties"] = False
+        return said
+
+    def check(self, response):
+        """Of a request to an operation of the document; others are none of its business."""
+        request = response.request
+        adapter = self.app.url_map.bind("")
+        try:
+            rule, _ = adapter.match(request.path, request.method, return_rule=True)
+        except HTTPException:
+            return
+        path = rule.rule.replace("<int:id>", "{id}")
+        operation = self.document["paths"].get(path, {}).get(request.method.lower())
+        if operation is None:
+            return
+        what = f"{request.method} {path} answers {response.status_code}"
+        said = operation["responses"].get(str(response.status_code))
+        assert said is not None, f"{what}, which is not in the document"
+        said = self.resolve(said)
+        for name, header in said.get("headers", {}).items():
+            assert name in response.headers or not header.get("required"), f"{what} without {name}"
+        if "content" not in said:
+            assert response.data == b"", f"{what} with a body"
+            return
+        schema = said["content"][response.mimetype]["schema"]
+        validator = Draft202012Validator({"components": self.document["components"], **schema})
+        for error in validator.iter_errors(response.json):
+            raise AssertionError(f"{what}: {error.json_path} {error.message}")
+
+    def resolve(self, said):
+        if "$ref" in said:
+            return self.document["components"]["responses"][said["$ref"].rpartition("/")[2]]
+        return said
+
+
+class ContractClient(FlaskClient):
+    def open(self, *args, **kwargs):
+        response = super().open(*args, **kwargs)
+        contract = self.application.extensions.setdefault("contract", Contract(self.application))
+        contract.check(response)
+        return response

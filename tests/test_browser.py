@@ -1,0 +1,207 @@
+"""What a browser does with the API: the page at `/docs`, and pages of other origins."""
+
+import os
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Error, expect, sync_playwright
+
+from tests.helpers import PASSWORD, Server
+
+CHROMIUM = shutil.which("chromium")
+# A folder to leave pictures of the page in: SCREENSHOTS=docs ./test.sh -k browser
+SCREENSHOTS = os.environ.get("SCREENSHOTS")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to drive")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", *quiet]
+        )
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and what it does behind the scenes."""
+
+    def __init__(self, page):
+        self.page = page
+        self.requests, self.errors, self.dialogs = [], [], []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self.note_message)
+        self.devtools = page.context.new_cdp_session(page)
+        self.devtools.on("Fetch.requestPaused", self.let_pass)
+        self.devtools.on("Fetch.authRequired", self.note_dialog)
+        self.devtools.send("Fetch.enable", {"handleAuthRequests": True})
+
+    def note_message(self, message):
+        if message.type in {"error", "warning"}:
+            self.errors.append(message.text)
+
+    def let_pass(self, event):
+        self.devtools.send("Fetch.continueRequest", {"requestId": event["requestId"]})
+
+    def note_dialog(self, event):
+        """Here the browser would ask for a password by itself."""
+        self.dialogs.append(event["request"]["url"])
+        answer = {"authChallengeResponse": {"response": "CancelAuth"}}
+        self.devtools.send("Fetch.continueWithAuth", {"requestId": event["requestId"], **answer})
+
+
+@pytest.fixture
+def open_page(browser):
+    contexts = []
+
+    def open_page(**options):
+        contexts.append(browser.new_context(**options))
+        return Watched(contexts[-1].new_page())
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def picture(page, name):
+    if SCREENSHOTS is not None:
+        page.screenshot(path=Path(SCREENSHOTS) / name)
+
+
+class Docs:
+    """The page at `/docs`, in the hands of a reader."""
+
+    def __init__(self, page):
+        self.page = page
+
+    def execute(self, operation):
+        """Runs it; gives the response, once the page shows its status."""
+        block = self.page.locator(f"[id$=-{operation}]")
+        if "is-open" not in block.get_attribute("class"):
+            block.locator(".opblock-summary-control").click()
+        with self.page.expect_response(lambda response: "/api/" in response.url) as answered:
+            block.get_by_role("button", name="Execute").click()
+        shown = block.locator(".live-responses-table tbody .response-col_status")
+        expect(shown).to_contain_text(str(answered.value.status))
+        return answered.value
+
+    def authorize(self, scheme, *texts):
+        self.page.locator(".scheme-container .authorize").click()
+        expect(self.page.locator(".modal-ux")).to_be_in_viewport(ratio=1)
+        form = self.page.locator(".auth-container").filter(has_text=f"(http, {scheme})")
+        for field, text in zip(form.locator("input").all(), texts, strict=True):
+            field.fill(text)
+        form.get_by_label("Apply credentials").click()
+        form.get_by_role("button", name="Close").click()
+
+
+def test_a_newcomer_registers_logs_in_calls_and_logs_out_on_the_page(server, open_page):
+    watched = open_page(viewport={"width": 1280, "height": 1100})
+    page = watched.page
+    page.goto(server.url)
+    assert page.url == f"{server.url}/docs"
+    page.locator(".opblock").first.wait_for()
+    picture(page, "page.png")
+    docs = Docs(page)
+    assert docs.execute("create_user").status == 201
+    docs.authorize("Basic", "alice", PASSWORD)
+    token = docs.execute("get_token").json()["token"]
+    docs.authorize("Bearer", token)
+    called = docs.execute("get_me")
+    assert called.status == 200
+    assert called.request.headers["authorization"] == f"Bearer {token}"
+    assert docs.execute("revoke_token").status == 204
+    assert watched.errors == []
+    assert docs.execute("get_me").status == 401
+    assert all(url.startswith((f"{server.url}/", "data:")) for url in watched.requests)
+    assert len(watched.requests) > 5
+
+
+def test_a_wrong_password_on_the_page_opens_no_dialog_of_the_browser(server, open_page):
+    watched = open_page()
+    watched.page.goto(f"{server.url}/docs")
+    docs = Docs(watched.page)
+    docs.authorize("Basic", "alice", "Jabberwocky")
+    assert docs.execute("get_token").status == 401
+    assert watched.dialogs == []
+    # As it would otherwise.
+    watched.page.evaluate("fetch('/api/tokens', {method: 'POST'})")
+    assert watched.dialogs == [f"{server.url}/api/tokens"]
+
+
+def test_the_page_fits_a_phone(server, open_page):
+    page = open_page(viewport={"width": 390, "height": 844}).page
+    page.goto(f"{server.url}/docs")
+    page.locator("#operations-Users-create_user .opblock-summary-control").click()
+    page.locator("#operations-Users-create_user .responses-wrapper").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    picture(page, "page-on-a-phone.png")
+
+
+# -- Pages of other origins ------------------------------------------------------------
+
+SCRIPT = """async (api) => {
+    const ajax = {"X-Requested-With": "XMLHttpRequest"};
+    const call = (method, path, authorization, headers = ajax) =>
+        fetch(api + path, {method, headers: {...headers, Authorization: authorization}});
+    const refused = await call("POST", "/api/tokens", "Basic " + btoa("alice:Jabberwocky"));
+    const basic = "Basic " + btoa("alice:correct horse");
+    const bearer = "Bearer " + (await (await call("POST", "/api/tokens", basic)).json()).token;
+    const json = {...ajax, "Content-Type": "application/json"};
+    const options = {method: "POST", headers: {...json, Authorization: bearer}};
+    const post = await fetch(api + "/api/posts", {...options, body: '{"body": "Hello"}'});
+    const out = await call("DELETE", "/api/tokens", bearer);
+    const after = await call("GET", "/api/users/me", bearer);
+    return {
+        statuses: [refused, post, out, after].map((response) => response.status),
+        challenge: refused.headers.get("WWW-Authenticate"),
+        location: post.headers.get("Location"),
+    };
+}"""
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """The address of a page of another origin."""
+    (tmp_path / "index.html").write_text("<!doctype html><title>Elsewhere</title>")
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as site:
+        threading.Thread(target=site.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{site.server_port}"
+        site.shutdown()
+
+
+def test_a_page_of_a_named_origin_logs_in_calls_and_logs_out(
+    server, register, open_page, elsewhere
+):
+    register("alice")
+    watched = open_page()
+    watched.page.goto(elsewhere)
+    with Server(**{**server.environment, "PORT": "0", "CORS_ORIGINS": elsewhere}) as named:
+        told = watched.page.evaluate(SCRIPT, named.url)
+    assert told["statuses"] == [401, 201, 204, 401]
+    assert told["challenge"] == 'xBasic realm="Microblog API", charset="UTF-8"'
+    assert told["location"].startswith("/api/posts/")
+    assert watched.dialogs == []
+
+
+def test_a_page_of_any_other_origin_cannot_call(server, register, open_page, elsewhere):
+    register("alice")
+    page = open_page().page
+    page.goto(elsewhere)
+    for origins in ("", "http://another.example"):
+        environment = {**server.environment, "PORT": "0", "CORS_ORIGINS": origins}
+        with Server(**environment) as other, pytest.raises(Error, match="Failed to fetch"):
+            page.evaluate(SCRIPT, other.url)
