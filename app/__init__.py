@@ -10,7 +10,13 @@ __all__ = ["create_app", "db"]
 
 
 def create_app(config_class: type[Config] = Config) -> APIFlask:
-    app = APIFlask(__name__, title="Microblog API", enable_openapi=False, static_folder=None)  # type: ignore[arg-type]  # Flask takes it
+    app = APIFlask(
+        __name__,
+        title="Microblog API",
+        version="0.1.0",  # as in pyproject.toml
+        enable_openapi=False,  # app/api/docs.py has its own
+        static_folder=None,  # type: ignore[arg-type]  # Flask takes it
+    )
     app.config.from_object(config_class)
     app.config["SECRET_KEY"] = app.config["SECRET_KEY"] or secret_key_of_instance(
         app.config["SQLALCHEMY_DATABASE_URI"], app.instance_path

@@ -212,6 +212,21 @@ def statements(app):
 
 
 @pytest.fixture
+def client_of(app, config_class):
+    """A client of an application on the same database, with other settings."""
+    apps = []
+
+    def client_of(**settings):
+        apps.append(create_app(type("OtherConfig", (config_class,), settings)))
+        return apps[-1].test_client()
+
+    yield client_of
+    for other in apps:
+        with other.app_context():
+            db.engine.dispose()
+
+
+@pytest.fixture
 def server(app, config_class):
     """The same database behind `boot.sh`, on a port of its own."""
     with Server(

@@ -4,10 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
+from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 
+from app import create_app
 from tests.helpers import ROOT, Server
 
 # For a long run: FUZZ_EXAMPLES=1000 FUZZ_SEED=$RANDOM ./test.sh -k schemathesis
@@ -31,6 +34,65 @@ def operations(document):
 def test_the_document_is_valid_openapi(document):
     assert document["openapi"].startswith("3.1.")
     validate(document)
+
+
+def test_the_version_is_that_of_the_project(document):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert document["info"]["version"] == project["version"]
+
+
+def test_the_host_of_a_request_never_gets_into_the_document(config_class):
+    fresh = create_app(config_class).test_client()
+    text = fresh.get("/openapi.json", headers={"Host": "evil.example"}).text
+    assert "evil" not in text
+    assert "servers" not in fresh.get("/openapi.json").json
+
+
+def test_a_copy_that_is_still_right_is_not_sent_again(client):
+    tag = client.get("/openapi.json").headers["ETag"]
+    again = client.get("/openapi.json", headers={"If-None-Match": tag})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_it_says_of_each_route_what_opens_it(document):
+    said = {at: operation["security"] for at, operation in operations(document).items()}
+    assert said["POST", "/api/users"] == []
+    assert said["POST", "/api/tokens"] == [{"Password": []}]
+    assert said["GET", "/api/users"] == [{"Password": []}, {"Token": ["read"]}]
+    assert said["PUT", "/api/users/{id}/password"] == [{"Password": []}, {"Token": ["account"]}]
+    assert said["DELETE", "/api/tokens"] == [{"Password": []}, {"Token": []}]
+    schemes = document["components"]["securitySchemes"]
+    assert {name: scheme["scheme"] for name, scheme in schemes.items()} == {
+        "Token": "bearer",
+        "Password": "basic",
+    }
+
+
+def test_it_says_how_long_a_password_must_be_here(client_of):
+    schemas = client_of(PASSWORD_MIN_LENGTH=15).get("/openapi.json").json["components"]["schemas"]
+    assert schemas["NewUser"]["properties"]["password"]["minLength"] == 15
+    assert schemas["ChangedPassword"]["properties"]["new_password"]["minLength"] == 15
+    assert "minLength" not in schemas["ChangedPassword"]["properties"]["current_password"]
+
+
+def test_every_link_leads_to_an_operation(document):
+    names = {operation["operationId"] for operation in operations(document).values()}
+    links = [
+        link["operationId"]
+        for operation in operations(document).values()
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert {"get_user", "revoke_access_token"} <= set(links) <= names
+
+
+def test_every_example_is_what_its_schema_allows(document):
+    """Also of the requests: who executes them as they stand on the page gets no 400."""
+    for schema in document["components"]["schemas"].values():
+        for field in schema["properties"].values():
+            for example in field.get("examples", []):
+                bundle = {"components": document["components"], **field}
+                Draft202012Validator(bundle, format_checker=FormatChecker()).validate(example)
 
 
 def test_no_route_of_the_api_is_missing_from_the_document(app, document):

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from app import create_app, db
 from tests.helpers import basic, bearer
 
 SAFE = {
@@ -12,21 +11,6 @@ SAFE = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
-
-
-@pytest.fixture
-def client_of(app, config_class):
-    """A client of an application on the same database, with other settings."""
-    apps = []
-
-    def client_of(**settings):
-        apps.append(create_app(type("OtherConfig", (config_class,), settings)))
-        return apps[-1].test_client()
-
-    yield client_of
-    for other in apps:
-        with other.app_context():
-            db.engine.dispose()
 
 
 # -- Responses -------------------------------------------------------------------------

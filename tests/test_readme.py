@@ -11,22 +11,9 @@ import sqlalchemy as sa
 import config
 from app import db
 from tests.helpers import ROOT, Server, basic
+from tests.sessions import assert_prints_what_it_says, blocks
 
 README = (ROOT / "README.md").read_text()
-VARIES = [
-    (re.compile(r"(mb[la]_)[0-9A-Za-z]{36}"), r"\1TOKEN"),
-    (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"), "TIME"),
-]
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def without_what_varies(text):
-    for pattern, name in VARIES:
-        text = pattern.sub(name, text)
-    return text
 
 
 @pytest.fixture
@@ -54,26 +41,13 @@ def boot(fresh_copy, monkeypatch):
 
 def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
     directory, environment = fresh_copy
-    session = next(block for block in blocks("sh") if block.startswith("API="))
-    commands = [line for line in session.splitlines() if not line.startswith("# ")]
-    printed = [line.removeprefix("# ") for line in session.splitlines() if line.startswith("# ")]
+    session = next(block for block in blocks(README, "sh") if block.startswith("API="))
     with boot() as server:
         assert (directory / ".venv" / "bin" / "python").exists()
-        commands[0] = commands[0].replace("http://127.0.0.1:5000", server.url)
-        shell = subprocess.run(
-            ["bash"],
-            input="\n".join(commands) + "\n",
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=True,
-        )
-        assert without_what_varies(shell.stdout).splitlines() == [
-            without_what_varies(line) for line in printed
-        ]
+        assert_prints_what_it_says(session, server.url, directory, environment)
 
         # The same copy goes on to build the resource that the README builds.
-        for block in blocks("python"):
+        for block in blocks(README, "python"):
             name = re.match(r"# (\S+)\n", block).group(1)
             (directory / name).write_text(block)
         models = directory / "app" / "models" / "__init__.py"
@@ -82,7 +56,7 @@ def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
         models.write_text(named.replace('    "Page",\n', '    "Note",\n    "Page",\n'))
         routes = directory / "app" / "api" / "__init__.py"
         routes.write_text(routes.read_text().replace("following, posts", "following, notes, posts"))
-        migrate = next(block for block in blocks("sh") if "flask db migrate" in block)
+        migrate = next(block for block in blocks(README, "sh") if "flask db migrate" in block)
         script = re.sub(r"\./boot\.sh.*\n", "flask db upgrade && flask db check\n", migrate)
         subprocess.run(["bash", "-e"], input=script, cwd=directory, text=True, check=True)
     with boot() as server:
@@ -107,7 +81,7 @@ def test_users_copied_from_elsewhere_are_counted_and_new_ids_begin_behind_them(
     app, client, register
 ):
     last = register("alice")
-    new_ids, count = blocks("sql")
+    new_ids, count = blocks(README, "sql")
     with app.app_context():
         for number in (1, 2):
             values = {"id": last + number, "name": f"copied{number}"}

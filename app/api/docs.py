@@ -54,6 +54,9 @@ def get_file(name: str) -> Any:
 @bp.get("/openapi.json")
 @public
 def get_document() -> Any:
-    response = jsonify(document(cast("APIFlask", current_app)))
+    made = current_app.extensions
+    if "openapi" not in made:  # it is the same for everybody, and takes a while
+        made["openapi"] = document(cast("APIFlask", current_app))
+    response = jsonify(made["openapi"])
     response.add_etag()
     return response.make_conditional(request)

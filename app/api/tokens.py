@@ -25,7 +25,14 @@ from app.challenges import log_in_again, refuse_scope
 from app.columns import utc_now
 from app.extensions import db
 from app.models import SCOPES, AccessToken, OutdatedError, User
-from app.schemas import GivenToken, Introspection, TokenInfo, TokenInfoQuery, TokenOut
+from app.schemas import (
+    TOKEN_HEADERS,
+    GivenToken,
+    Introspection,
+    TokenInfo,
+    TokenInfoQuery,
+    TokenOut,
+)
 
 bp = APIBlueprint(
     "tokens", __name__, tag={"name": "Tokens", "description": "log in, stay logged in, log out"}
@@ -79,7 +86,7 @@ def _answer(token: str | None, user: User) -> dict[str, Any]:
 @bp.get("/tokens")
 @bp.auth_required(any_auth, roles=list(SCOPES))
 @bp.input(TokenInfoQuery, location="query")
-@bp.output(TokenInfo)
+@bp.output(TokenInfo, headers=TOKEN_HEADERS)
 def get_token_info(query_data: dict[str, str]) -> Any:
     """Whose credentials these are, in the body and, for a proxy, in headers."""
     user = any_auth.current_user()

@@ -8,6 +8,7 @@ from app.fields import Text
 from app.schemas.base import LOCATION, Answer, Body, PageQuery, StreamQuery, collection, stream
 from app.schemas.posts import NewPost, PostOut, PostStream
 from app.schemas.tokens import (
+    TOKEN_HEADERS,
     AccessTokenCollection,
     AccessTokenOut,
     GivenToken,
@@ -22,6 +23,7 @@ from app.schemas.users import ChangedPassword, ChangedUser, NewUser, UserCollect
 
 __all__ = [
     "LOCATION",
+    "TOKEN_HEADERS",
     "AccessTokenCollection",
     "AccessTokenOut",
     "Answer",

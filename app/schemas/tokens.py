@@ -1,9 +1,12 @@
 """Tokens, as requests and responses have them."""
 
+from typing import Any
+
 from apiflask import Schema
 from apiflask.fields import Boolean, DateTime, Function, Integer, List, Nested, String
 from flask import url_for
 from marshmallow import EXCLUDE
+from marshmallow.fields import Field
 from marshmallow.validate import Length
 
 from app.fields import A_TIME, Scope, Seconds, Text, about, link
@@ -30,6 +33,14 @@ class TokenInfo(Answer):
         allow_none=True, metadata=about(3600, "seconds that it lives on; null of a password")
     )
     user = Nested(UserName)
+
+
+# For `output(headers=...)`: the same, for a proxy that does not read bodies.
+TOKEN_HEADERS: dict[str, Field[Any] | type] = {
+    "X-User-Id": Integer(metadata=about(1)),
+    "X-Username": String(metadata=about("alice")),
+    "X-Scope": String(metadata=about("read write")),
+}
 
 
 class TokenInfoQuery(Schema):
