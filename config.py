@@ -80,11 +80,19 @@ def origins(text: str) -> tuple[str, ...]:
     Raises:
         ValidationError: something there is none.
     """
-    found = tuple(word.strip() for word in text.split(",") if word.strip())
-    each = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?", re.IGNORECASE)
-    if found != ("*",) and not all(map(each.fullmatch, found)):
+    found = tuple(word.strip().lower() for word in text.split(",") if word.strip())
+    if found != ("*",) and not all(map(_is_origin, found)):
         raise ValidationError("must be origins such as https://app.example.com, or *")
     return found
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser may send it: in lower case, without a port that is the default."""
+    parts = re.fullmatch(r"(https?)://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(?::([1-9][0-9]{0,4}))?", text)
+    if parts is None:
+        return False
+    default = {"http": "80", "https": "443"}[parts[1]]
+    return parts[3] is None or (parts[3] != default and int(parts[3]) < 2**16)
 
 
 @env.parser_for("rate_limit")

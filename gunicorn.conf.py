@@ -41,6 +41,7 @@ limit_request_line = 8190  # the most there is
 
 # Nobody may say by a header what the path or the scheme of a request is.
 forwarded_allow_ips = ""
+sendfile = False  # Python's waits for ever for a client that reads no more
 control_socket_disable = True  # one path for all servers of a user, and no use for it here
 
 loglevel = "warning"
@@ -80,9 +81,11 @@ class logger_class(Logger):  # type: ignore[misc]  # noqa: N801  Gunicorn's, unt
 
 def when_ready(server: Any) -> None:
     for listener in server.LISTENERS:
-        # Inherited by every connection: a client that falls silent in the middle
-        # of its request gives its thread back after 10 s (and 0 us).
-        listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 10, 0))
+        # Inherited by every connection: a client that falls silent in the middle of
+        # its request, or reads no more of its answer, gives its thread back after
+        # 10 s (and 0 us) in which nothing went through.
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            listener.sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", 10, 0))
     print(f"Microblog API is ready at {server.LISTENERS[0]}", flush=True)
     if Config.WEB_CONCURRENCY > 1 and Config.REDIS_URL is None:
         print(

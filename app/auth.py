@@ -34,9 +34,10 @@ from app.schemes import ACCOUNT, HTTPBasicAuth, HTTPTokenAuth, MultiAuth
 R = TypeVar("R")
 
 
-basic_auth = HTTPBasicAuth(name="Password", realm=REALM)
-token_auth = HTTPTokenAuth(name="Token", realm=REALM)
-basic_token_auth = HTTPBasicAuth(name="TokenOrPassword", realm=REALM)
+# To the OpenAPI document, the two that take a password are one.
+basic_auth = HTTPBasicAuth(realm=REALM)
+token_auth = HTTPTokenAuth(realm=REALM)
+basic_token_auth = HTTPBasicAuth(realm=REALM)
 any_auth = MultiAuth(token_auth, basic_token_auth)
 
 
@@ -165,10 +166,11 @@ def password_required(status: int) -> NoReturn:
 
 
 def _refuse_scope() -> NoReturn:
-    names = declared(_view()).get("roles")
-    if names:
-        refuse_scope(names)
-    refuse_access_token()
+    roles = declared(_view())["roles"]
+    if not roles:
+        refuse_access_token()
+    # Of several that would do, the first; a list is of those that are needed together.
+    refuse_scope([roles[0]] if isinstance(roles[0], str) else roles[0])
 
 
 def declared(view: Callable[..., Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _Answer = tuple[dict[str, Any], int, dict[str, Any]]
 
 # Where the one who raised the error had nothing more to say.
 MESSAGES = {
+    400: "the request is not what this address takes",
     403: "this is not yours to read or change",
     404: "there is nothing at this address",
     405: "this address does not answer to this method; the Allow header names those it does",

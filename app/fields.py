@@ -109,6 +109,10 @@ class Email(Text):
             raise ValidationError("must be a valid email address") from None
 
 
+class NewPassword(Text):
+    """A password that is to be; whether it is good enough, `passwords.refusal` says."""
+
+
 class Scope(Text):
     """Names of scopes, separated by a space (RFC 6749, 3.3); given in our order, each once."""
 

@@ -4,7 +4,7 @@ import secrets
 from typing import cast
 
 import flask
-from flask import Flask, Response
+from flask import Flask, Response, current_app
 from flask_cors import CORS
 from werkzeug.datastructures import Authorization
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -57,6 +57,7 @@ def init_app(app: Flask) -> None:
             expose_headers=_CORS_MAY_READ,
             max_age=_CORS_MAX_AGE,
             send_wildcard=True,  # for `*`, the same answer to everybody
+            always_send=False,  # not to who is no page
         )
 
 
@@ -64,6 +65,8 @@ def _add_headers(response: Response) -> Response:
     response.headers["X-Request-Id"] = request.id
     for name, value in _SAFE.items():
         response.headers.setdefault(name, value)
+    if current_app.config["CORS_ORIGINS"]:
+        response.vary.add("Origin")  # also where none is let in, for caches
     if request.is_secure:
         response.headers["Strict-Transport-Security"] = _HSTS
     return response

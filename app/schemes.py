@@ -19,6 +19,14 @@ class HTTPBasicAuth(apiflask.HTTPBasicAuth):
     Flask-HTTPAuth takes any scheme whose credentials decode, `Bearer` among them.
     """
 
+    def __init__(self, realm: str) -> None:
+        super().__init__(
+            name="Password",
+            realm=realm,
+            description="User name or e-mail address, and password. Everywhere but at the log in, "
+            "a token as user name does as well.",
+        )
+
     def get_auth(self) -> Authorization | None:
         auth = request.authorization
         return auth if auth is not None and auth.type == "basic" else None
@@ -36,6 +44,14 @@ class HTTPBasicAuth(apiflask.HTTPBasicAuth):
 
 
 class HTTPTokenAuth(apiflask.HTTPTokenAuth):
+    def __init__(self, realm: str) -> None:
+        super().__init__(
+            name="Token",
+            realm=realm,
+            description="The token of a log in, or an access token, which has the scopes that "
+            "were asked for. `account` is what only the token of a log in has.",
+        )
+
     current_user = HTTPBasicAuth.current_user
 
     def authorize(self, role: Any, user: User, auth: Any) -> Any:

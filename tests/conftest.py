@@ -18,18 +18,21 @@ os.environ.pop("FLASK_DEBUG", None)
 
 import json
 import secrets
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import argon2
 import flask_migrate
 import pytest
 import sqlalchemy as sa
+from flask import Flask
 
 from app import create_app, db, throttle
 from app.models import Total
 from config import Config, database_uri
 from tests.contract import ContractClient
 from tests.helpers import PASSWORD, Server, assert_no_secret_in, passwords_seen
+
+Flask.test_client_class = ContractClient
 
 TEST_DATABASE_URL = os.environ.get("TEST_DATABASE_URL")
 DATABASES = ["sqlite", "postgresql"] if TEST_DATABASE_URL else ["sqlite"]
@@ -88,7 +91,6 @@ def config_class(empty_database):
 @pytest.fixture(scope="session")
 def migrated_app(config_class):
     app = create_app(config_class)
-    app.test_client_class = ContractClient
     with app.app_context():
         flask_migrate.upgrade()
     yield app
@@ -226,13 +228,30 @@ def client_of(app, config_class):
             db.engine.dispose()
 
 
+CHEAP = {"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}
+
+
 @pytest.fixture
-def server(app, config_class):
-    """The same database behind `boot.sh`, on a port of its own."""
-    with Server(
-        DATABASE_URL=config_class.SQLALCHEMY_DATABASE_URI,
-        SECRET_KEY=config_class.SECRET_KEY,
-        ARGON2_MEMORY_KIB="8",
-        ARGON2_TIME_COST="1",
-    ) as server:
-        yield server
+def server_with(app, config_class):
+    """Puts the same database behind `boot.sh`, on a port of its own, with these settings."""
+    with ExitStack() as servers:
+        yield lambda **settings: servers.enter_context(
+            Server(
+                DATABASE_URL=config_class.SQLALCHEMY_DATABASE_URI,
+                SECRET_KEY=config_class.SECRET_KEY,
+                **CHEAP,
+                **settings,
+            )
+        )
+
+
+@pytest.fixture
+def server(server_with):
+    return server_with()
+
+
+@pytest.fixture
+def new_server(tmp_path):
+    """One with a database of its own on SQLite, for what has nothing to do with the database."""
+    with Server(DATABASE_URL=f"sqlite:///{tmp_path}/app.db", SECRET_KEY="of tests", **CHEAP) as new:
+        yield new

@@ -7,7 +7,7 @@ import subprocess
 VARIES = [
     (re.compile(r"(mb[la]_)[0-9A-Za-z]{36}"), r"\1TOKEN"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"), "TIME"),
-    (re.compile(r'"(expires_in|exp|iat)":\d+'), r'"\1":SECONDS'),
+    (re.compile(r'"(exp|iat)":\d+'), r'"\1":SECONDS'),
 ]
 
 
@@ -38,4 +38,5 @@ def assert_prints_what_it_says(session, url, directory, environment=None):
 def _without_what_varies(line):
     for pattern, name in VARIES:
         line = pattern.sub(name, line)
-    return line
+    # Of an hour, a few seconds may have gone.
+    return re.sub(r'(?<="expires_in":)\d+', lambda found: str(round(int(found[0]), -2)), line)

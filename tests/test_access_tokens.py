@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import time_machine
 
 from app import create_app, db, tokens
+from app.auth import any_auth
 from app.models import AccessToken
 from tests.helpers import PASSWORD, PUBLIC, Server, at_once, basic, bearer
 
@@ -354,6 +355,25 @@ def test_a_route_that_does_not_say_who_may_use_it_is_refused(config_class):
     response = app.test_client().get("/forgotten")
     assert response.status_code == 403
     assert "auth_required" in response.json["message"]
+
+
+def test_a_route_may_want_one_of_two_scopes_or_both(config_class, make):
+    app = create_app(config_class)
+    for path, roles in (("either", ["write", "introspect"]), ("both", [["write", "introspect"]])):
+        app.get(f"/{path}", endpoint=path)(app.auth_required(any_auth, roles=roles)(lambda: ""))
+    client = app.test_client()
+    for scope, either, both in (
+        ("read", 403, 403),
+        ("write", 200, 403),
+        ("introspect", 200, 403),
+        ("write introspect", 200, 200),
+    ):
+        headers = bearer(make(name=scope, scope=scope)["token"])
+        assert client.get("/either", headers=headers).status_code == either
+        response = client.get("/both", headers=headers)
+        assert response.status_code == both
+        if both == 403:
+            assert 'scope="write introspect"' in response.headers["WWW-Authenticate"]
 
 
 # -- At rest and on the way ------------------------------------------------------------

@@ -64,19 +64,21 @@ def typescript(tmp_path_factory):
     return directory
 
 
-def test_a_python_client_generated_from_the_document_logs_in_calls_and_logs_out(server, tmp_path):
+def test_a_python_client_generated_from_the_document_logs_in_calls_and_logs_out(
+    new_server, tmp_path
+):
     directory = copy("python", tmp_path)
-    said = run(directory, "./generate.sh", server.url)
+    said = run(directory, "./generate.sh", new_server.url)
     assert said == "Generating microblog_api_client\n", "the generator warns"
-    output = run(directory, sys.executable, "-W", "error", "example.py", server.url)
+    output = run(directory, sys.executable, "-W", "error", "example.py", new_server.url)
     assert_all_steps_in(output)
 
 
 def test_a_typescript_client_generated_from_the_document_logs_in_calls_and_logs_out(
-    server, typescript
+    new_server, typescript
 ):
     npm = ("npm", "run", "--silent")
-    said = run(typescript, *npm, "generate", "--", f"{server.url}/openapi.json")
+    said = run(typescript, *npm, "generate", "--", f"{new_server.url}/openapi.json")
     assert "⚠" not in said, "the generator warns"
     run(typescript, *npm, "check")
-    assert_all_steps_in(run(typescript, *npm, "start", "--", server.url))
+    assert_all_steps_in(run(typescript, *npm, "start", "--", new_server.url))

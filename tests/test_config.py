@@ -78,6 +78,8 @@ def test_the_processes_share_the_cores_for_hashing():
         ("CORS_ORIGINS", "https://.*", "https://app.example.com"),
         ("CORS_ORIGINS", "*, https://app.example.com", "https://app.example.com"),
         ("CORS_ORIGINS", "null", "https://app.example.com"),
+        ("CORS_ORIGINS", "https://app.example.com:443", "https://app.example.com"),
+        ("CORS_ORIGINS", "https://app.example.com:65536", "https://app.example.com"),
         ("REDIS_URL", "localhost:6379", "redis://host:6379/0"),
         ("REDIS_URL", "redis://host/0?foo=bar", "redis://host:6379/0"),
         ("TRUSTED_PROXIES", "10.0.0.1", "proxies"),

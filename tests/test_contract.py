@@ -7,11 +7,16 @@ import sys
 import tomllib
 
 import pytest
+from apiflask import APIBlueprint
+from apiflask.schemas import FileSchema
 from jsonschema import Draft202012Validator, FormatChecker
 from openapi_spec_validator import validate
 
 from app import create_app
-from tests.helpers import ROOT, Server
+from app.auth import any_auth, basic_auth, public, token_auth
+from app.openapi import path_of
+from app.schemas import NewPost, PostOut, UserOut
+from tests.helpers import ROOT
 
 # For a long run: FUZZ_EXAMPLES=1000 FUZZ_SEED=$RANDOM ./test.sh -k schemathesis
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES", "10")  # of each operation and phase
@@ -75,6 +80,85 @@ def test_it_says_how_long_a_password_must_be_here(client_of):
     assert "minLength" not in schemas["ChangedPassword"]["properties"]["current_password"]
 
 
+def test_routes_of_ones_own_are_described_as_they_are_declared(config_class):
+    app = create_app(config_class)
+    bp = APIBlueprint("notes", __name__)
+
+    @bp.route("/notes", methods=["GET", "POST"])
+    @bp.auth_required(token_auth, roles=["read", "write"])
+    @bp.output(UserOut(many=True), 202)
+    def get_users():
+        """As another view is called.
+
+        With more to say.
+        """
+
+    @bp.patch("/notes/<uuid:id>/<path:name>")
+    @bp.auth_required(basic_auth)
+    @bp.doc(responses={409: "It is locked."}, extensions={"x-slow": True}, tags=["Others"])
+    @bp.input(NewPost, example={"body": "Hi"})
+    @bp.output(PostOut)
+    def patch_note(id, name, json_data):
+        pass
+
+    @bp.get("/notes/<float:size>")
+    @public
+    @bp.doc(responses=[404, 410], summary="Weigh")
+    @bp.output({}, 204)
+    def weigh(size):
+        pass
+
+    @bp.get("/picture")
+    @bp.auth_required(any_auth, roles=[["read", "write"]])
+    @bp.doc(operation_id="draw")
+    @bp.output(FileSchema(), content_type="image/png")
+    def picture():
+        pass
+
+    @bp.get("/hidden")
+    @public
+    @bp.doc(hide=True)
+    @bp.output({}, 204)
+    def hidden():
+        pass
+
+    app.register_blueprint(bp, url_prefix="/own")
+
+    @app.get("/without-a-blueprint")
+    @public
+    @app.output({}, 204)
+    def bare():
+        pass
+
+    said = app.test_client().get("/openapi.json").json
+    validate(said)
+    own = {at: one for at, one in operations(said).items() if not at[1].startswith("/api")}
+    get, post = own["GET", "/own/notes"], own["POST", "/own/notes"]
+    assert len({get["operationId"], post["operationId"], "get_users"}) == 3
+    assert get["security"] == [{"Token": ["read"]}, {"Token": ["write"]}]
+    assert get["summary"] == "As another view is called"
+    assert get["description"].startswith("With more to say.\n\nTakes a token with the scope `read`")
+    listed = get["responses"]["202"]["content"]["application/json"]["schema"]
+    assert listed == {"type": "array", "items": {"$ref": "#/components/schemas/UserOut"}}
+    patch = own["PATCH", "/own/notes/{id}/{name}"]
+    assert [one["schema"].get("format") for one in patch["parameters"]] == ["uuid", None]
+    assert patch["requestBody"]["content"]["application/json"]["example"] == {"body": "Hi"}
+    assert patch["responses"]["409"]["description"] == "It is locked."
+    assert (patch["x-slow"], patch["tags"]) == (True, ["Others"])
+    assert "403" not in patch["responses"]
+    weighed = own["GET", "/own/notes/{size}"]
+    assert (weighed["summary"], weighed["tags"], weighed["security"]) == ("Weigh", ["Notes"], [])
+    assert weighed["responses"]["404"] == {"$ref": "#/components/responses/NotFound"}
+    assert weighed["responses"]["410"]["description"] == "Gone"
+    assert own["GET", "/without-a-blueprint"]["tags"] == ["Others"]
+    drawn = own["GET", "/own/picture"]
+    assert drawn["operationId"] == "draw"
+    assert drawn["security"] == [{"Password": []}, {"Token": ["read", "write"]}]
+    assert drawn["responses"]["200"]["content"]["image/png"]["schema"]["format"] == "binary"
+    assert ("GET", "/own/hidden") not in own
+    assert [tag["name"] for tag in said["tags"]][-2:] == ["Notes", "Others"]
+
+
 def test_every_link_leads_to_an_operation(document):
     names = {operation["operationId"] for operation in operations(document).values()}
     links = [
@@ -97,41 +181,31 @@ def test_every_example_is_what_its_schema_allows(document):
 
 def test_no_route_of_the_api_is_missing_from_the_document(app, document):
     routes = {
-        (method, re.sub("<int:(.*?)>", r"{\1}", rule.rule))
+        (method, path_of(rule))
         for rule in app.url_map.iter_rules()
         for method in rule.methods - {"HEAD", "OPTIONS"}
     }
-    page = {("GET", "/"), ("GET", "/docs"), ("GET", "/docs/<name>"), ("GET", "/openapi.json")}
+    page = {("GET", path) for path in ("/", "/docs", "/docs/{name}", "/openapi.json")}
     assert operations(document).keys() == routes - page
 
 
-@pytest.fixture
-def patient_server(config_class):
-    """One that does not mind how many passwords are wrong, and tokens are made."""
-    with Server(
-        DATABASE_URL=config_class.SQLALCHEMY_DATABASE_URI,
-        SECRET_KEY=config_class.SECRET_KEY,
-        ARGON2_MEMORY_KIB="8",
-        ARGON2_TIME_COST="1",
+def test_schemathesis_finds_nothing_that_the_document_does_not_say(
+    server_with, document, capsys, tmp_path
+):
+    server = server_with(
         LOGIN_LIMIT_PER_SOURCE="1000000 per hour",
         LOGIN_LIMIT_PER_ACCOUNT="1000000 per hour",
         ACCESS_TOKENS_PER_USER="1000",
-    ) as server:
-        yield server
-
-
-def test_schemathesis_finds_nothing_that_the_document_does_not_say(
-    app, patient_server, document, capsys, tmp_path
-):
+    )
     run = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli"),
             *("--config-file", ROOT / "tests" / "schemathesis.toml"),
-            *("run", f"{patient_server.url}/openapi.json", "--checks", "all", "--no-color"),
+            *("run", f"{server.url}/openapi.json", "--checks", "all", "--no-color"),
             *("--max-examples", EXAMPLES, "--seed", SEED, "--continue-on-failure"),
         ],
         cwd=tmp_path,
-        env={**os.environ, "API_URL": patient_server.url, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "API_URL": server.url, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -140,7 +214,7 @@ def test_schemathesis_finds_nothing_that_the_document_does_not_say(
     with capsys.disabled():
         print("", run.stdout[run.stdout.index("Test cases:") :], sep="\n")
     # Nor did it break off at the door: each operation has done what it is for.
-    log = "".join(patient_server.output)
+    log = "".join(server.output)
     for method, path in operations(document):
-        served = rf'"{method} {re.escape(path).replace(re.escape("{id}"), "[0-9]+")}" 20'
+        served = rf'"{method} {re.sub("{.*?}", "[^/]+", path)}" 20'
         assert re.search(served, log), f"{method} {path} has never succeeded"

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.helpers import ROOT, Server
+from tests.helpers import ROOT
 from tests.sessions import assert_prints_what_it_says, blocks
 
 DOCS = ROOT / "docs"
@@ -12,16 +12,10 @@ PAGES = ["logging-in.md", "access-tokens.md", "users.md", "posts.md", "errors.md
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_page_prints_what_a_new_server_answers(page, tmp_path):
+def test_the_page_prints_what_a_new_server_answers(page, new_server, tmp_path):
     session = "".join(blocks((DOCS / page).read_text(), "sh"))
     assert session.count("\n# {") > 5
-    with Server(
-        DATABASE_URL=f"sqlite:///{tmp_path}/app.db",
-        SECRET_KEY="the key of the tests, of no use anywhere else",
-        ARGON2_MEMORY_KIB="8",
-        ARGON2_TIME_COST="1",
-    ) as server:
-        assert_prints_what_it_says(session, server.url, tmp_path)
+    assert_prints_what_it_says(session, new_server.url, tmp_path)
 
 
 def test_no_link_between_the_pages_leads_nowhere():

@@ -171,6 +171,7 @@ def test_a_named_origin_may_read_every_answer_errors_too(client_of, token):
             response = client.get(path, headers=headers | {"Origin": ORIGIN})
             assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
             assert "WWW-Authenticate" in response.headers["Access-Control-Expose-Headers"]
+            assert response.vary.find("Origin") >= 0
 
 
 @pytest.mark.parametrize(
@@ -186,8 +187,9 @@ def test_a_named_origin_may_read_every_answer_errors_too(client_of, token):
 )
 def test_an_origin_that_only_looks_like_a_named_one_is_not_let_in(client_of, token, origin):
     client = client_of(CORS_ORIGINS=[ORIGIN])
-    headers = bearer(token) | {"Origin": origin}
-    assert cors(client.get("/api/users/me", headers=headers)) == {}
+    response = client.get("/api/users/me", headers=bearer(token) | {"Origin": origin})
+    assert cors(response) == {}
+    assert response.vary.find("Origin") >= 0
 
 
 def test_a_star_lets_every_origin_in(client_of, token):
@@ -206,3 +208,27 @@ def test_a_script_is_challenged_in_a_scheme_that_no_browser_knows(client, path):
         response = client.open(path, method=method, headers=headers)
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"].startswith(f"{scheme} realm=")
+
+
+# -- The page --------------------------------------------------------------------------
+
+
+def test_the_page_may_load_nothing_but_its_own_files(client):
+    with client.get("/docs") as response:
+        policy = response.headers["Content-Security-Policy"]
+    directives = dict(directive.split(" ", 1) for directive in policy.split("; "))
+    assert directives.pop("img-src") == "'self' data:"
+    assert directives.pop("default-src") == directives.pop("frame-ancestors") == "'none'"
+    assert set(directives.values()) == {"'self'", "'none'"}
+
+
+def test_every_file_that_the_page_names_is_served_and_no_other(client):
+    with client.get("/docs") as response:
+        page = response.text
+    names = re.findall('(?:src|href)="(docs/.*?)"', page)
+    assert len(names) == 5
+    for name in names:
+        with client.get(f"/{name}") as response:
+            assert response.status_code == 200
+    for name in ("index.html", "LICENSE", "../config.py", "%2e%2e%2fconfig.py", "..%2fapi"):
+        assert client.get(f"/docs/{name}").status_code == 404

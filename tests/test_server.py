@@ -248,15 +248,36 @@ def test_no_header_moves_the_application_elsewhere(server, header):
     assert (answer.status, answer.json["error"]) == (404, "Not Found")
 
 
-def test_clients_that_fall_silent_give_their_threads_back(server):
-    address = urlsplit(server.url)
+@pytest.fixture
+def small_server(tmp_path):
+    """One of which eight clients can take all threads."""
+    with Server(DATABASE_URL=f"sqlite:///{tmp_path}/app.db", WEB_THREADS="8") as server:
+        yield server
+
+
+def test_clients_that_fall_silent_give_their_threads_back(small_server):
+    address = urlsplit(small_server.url)
     head = b"POST /api/users HTTP/1.1\r\nHost: x\r\n"
     body = b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
     with ExitStack() as stack:
-        for part in [head, head + body] * 8:
+        for part in [head, head + body] * 4:
             connection = socket.create_connection((address.hostname, address.port))
             stack.enter_context(connection).sendall(part)
-        assert server.request("GET", "/api/users", timeout=45).status == 401
+        assert small_server.request("GET", "/api/users", timeout=45).status == 401
+
+
+def test_clients_that_read_no_more_give_their_threads_back(small_server):
+    address = urlsplit(small_server.url)
+    # More than the kernel keeps for them.
+    requests = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 10
+    with ExitStack() as stack:
+        for _ in range(8):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect((address.hostname, address.port))
+            connection.sendall(requests)
+        time.sleep(1)
+        assert small_server.request("GET", "/api/users", timeout=90).status == 401
 
 
 def test_a_short_key_is_told_after_the_address(config_class, app):
@@ -295,7 +316,7 @@ def test_a_broken_migration_stops_it_at_once_with_the_reason(tmp_path):
 
 
 @pytest.mark.skipif(not TEST_DATABASE_URL, reason="needs PostgreSQL")
-def test_a_server_that_refuses_stops_it_at_once_with_the_reason():
+def test_a_postgresql_server_that_refuses_stops_it_at_once_with_the_reason():
     url = sa.make_url(database_uri(TEST_DATABASE_URL)).set(database="no_such_database")
     process = boot(DATABASE_URL=url.render_as_string(hide_password=False))
     assert process.returncode != 0

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from apiflask import APIBlueprint, APIFlask
-from flask import current_app, jsonify, redirect, request, send_from_directory, url_for
+from flask import current_app, redirect, request, send_from_directory, url_for
 
 from app.auth import public
 from app.errors import found
@@ -55,8 +55,8 @@ def get_file(name: str) -> Any:
 @public
 def get_document() -> Any:
     made = current_app.extensions
-    if "openapi" not in made:  # it is the same for everybody, and takes a while
-        made["openapi"] = document(cast("APIFlask", current_app))
-    response = jsonify(made["openapi"])
+    if "openapi" not in made:  # the routes are what they are
+        made["openapi"] = current_app.json.dumps(document(cast("APIFlask", current_app)))
+    response = current_app.response_class(made["openapi"], mimetype="application/json")
     response.add_etag()
     return response.make_conditional(request)

@@ -61,7 +61,10 @@ def get_token() -> Any:
 @bp.auth_required(any_auth)
 @bp.output(TokenOut)
 def renew_token() -> Any:
-    """Stay logged in: the same token, which lives on."""
+    """Stay logged in: the same token, which lives on.
+
+    A password by itself has nothing to renew: 403.
+    """
     user = any_auth.current_user()
     if not is_by_token():
         abort(403, "this renews the token it comes with; with a password, POST here")
@@ -88,7 +91,7 @@ def _answer(token: str | None, user: User) -> dict[str, Any]:
 @bp.input(TokenInfoQuery, location="query")
 @bp.output(TokenInfo, headers=TOKEN_HEADERS)
 def get_token_info(query_data: dict[str, str]) -> Any:
-    """Whose credentials these are, in the body and, for a proxy, in headers."""
+    """Tell whose credentials these are, in the body and, for a proxy, in headers."""
     user = any_auth.current_user()
     wanted = query_data.get("scope", "").split()
     if not set(wanted) <= set(granted_scope().split()):
@@ -132,7 +135,7 @@ def _end(user: User, access_token: AccessToken | None, event: Event) -> None:
 @bp.input(GivenToken, location="form", arg_name="fields")
 @bp.output(Introspection)
 def introspect_token(fields: dict[str, str]) -> Any:
-    """Whose token that is, for another service (RFC 7662)."""
+    """Tell whose token that is, for another service (RFC 7662)."""
     user, access_token = find_token(fields["token"])
     held = access_token or user
     expiration = None if held is None else held.token_expiration

@@ -1,58 +1,58 @@
-"""Who may use a route, as the document says it: from what `auth_required` has noted at the view."""
+"""Who may use a route, from what `auth_required` has noted at its view."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from apiflask.security import HTTPBasicAuth, MultiAuth
 
+from app.auth import basic_auth
 from app.models import SCOPES
 from app.schemes import ACCOUNT
 
-SCHEMES = {
-    "Token": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "The token of a log in, or an access token.",
-    },
-    "Password": {
-        "type": "http",
-        "scheme": "basic",
-        "description": "User name or e-mail address, and password. Everywhere but at the log in, "
-        "a token as user name does as well.",
-    },
-}
 
+def schemes(noted: dict[str, Any]) -> list[Any]:
+    """The objects of Flask-HTTPAuth, any of which will do.
 
-def requirements(said: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
-    """Which credentials do: one of these, a token with the role that is named.
-
-    The token comes last, as a page that has been given both sends the last.
+    The one for tokens comes last, as a page that has been given a password and a
+    token sends the last that is named.
     """
-    roles = said.get("roles") or [ACCOUNT]
-    for scheme in reversed(_schemes(said)):
-        if scheme == "Password" or set(roles) >= set(SCOPES):
-            yield {scheme: []}
+    auth = noted.get("auth")
+    if isinstance(auth, MultiAuth):
+        return [*reversed(auth.additional_auths), auth.main_auth]
+    return [] if auth is None else [auth]
+
+
+def requirements(noted: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
+    """The `security` of an operation: one of these must be met, each with all of its roles."""
+    for scheme in schemes(noted):
+        if isinstance(scheme, HTTPBasicAuth):
+            yield {scheme.name: []}
         else:
-            yield from ({scheme: [role]} for role in roles)
+            yield from ({scheme.name: roles} for roles in _alternatives(noted))
 
 
-def who(said: dict[str, Any]) -> str:
-    """Who may use the operation, in words."""
-    schemes, roles = _schemes(said), said.get("roles")
-    if not schemes:
+def in_words(noted: dict[str, Any]) -> str:
+    """The same, for people."""
+    if "auth" not in noted:
         return "Open to everybody."
-    if schemes == ["Password"]:
+    if noted["auth"] is basic_auth:
         return "Takes a password, and no token."
-    if not roles:
+    alternatives = _alternatives(noted)
+    if alternatives == [[ACCOUNT]]:
         kind = "the token of a log in"
-    elif set(roles) >= set(SCOPES):
+    elif alternatives == [[]]:
         kind = "any token"
     else:
-        kind = "a token with the scope " + " or ".join(f"`{role}`" for role in roles)
-    return f"Takes {kind}{', or a password' if 'Password' in schemes else ''}."
+        kind = "a token with the scope " + " or ".join(
+            " and ".join(f"`{role}`" for role in roles) for roles in alternatives
+        )
+    takes_password = any(isinstance(scheme, HTTPBasicAuth) for scheme in schemes(noted))
+    return f"Takes {kind}{', or a password' if takes_password else ''}."
 
 
-def _schemes(said: dict[str, Any]) -> list[str]:
-    auth = said.get("auth")
-    each = auth._auths if isinstance(auth, MultiAuth) else [auth] if auth else []  # noqa: SLF001  it has no other name
-    return ["Password" if isinstance(one, HTTPBasicAuth) else "Token" for one in each]
+def _alternatives(noted: dict[str, Any]) -> list[list[str]]:
+    """What a token must have: all roles of one of the lists."""
+    roles = noted["roles"] or [ACCOUNT]
+    if all(scope in roles for scope in SCOPES):  # every token has one of them
+        return [[]]
+    return [[role] if isinstance(role, str) else list(role) for role in roles]

@@ -1,9 +1,10 @@
 """What a route answers, as the document says it."""
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from typing import Any
 
-from apiflask.schemas import EmptySchema
+from apiflask.schemas import EmptySchema, FileSchema
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import Rule
 
@@ -11,13 +12,7 @@ from app.auth import basic_auth
 from app.challenges import REALM
 from app.errors import MESSAGES, Error
 
-_SUCCESSES = {
-    200: "Here it is.",
-    201: "It is made.",
-    204: "Done.",
-}
-
-# Messages are examples from app/errors.py.
+# What each says; the message of its example comes from app/errors.py.
 _ERRORS = {
     400: "The request is wrong; `message` says what to change, `errors` in which field.",
     401: "There are no credentials, or none that do.",
@@ -28,10 +23,6 @@ _ERRORS = {
     429: "There were too many wrong passwords.",
     500: "We have made a mistake.",
     503: "The database is away, or too many passwords are being checked.",
-}
-_EXAMPLE_OF_400 = {
-    "message": "must include username, email and password fields",
-    "errors": {"email": ["must include username, email and password fields"]},
 }
 _CHALLENGE = {
     "description": "what was wrong with the credentials (RFC 6750, 3; RFC 7617, 2)",
@@ -59,45 +50,64 @@ def by_id(*operations: str) -> dict[str, Any]:
 
 
 def responses(
-    rule: Rule, said: dict[str, Any], describe: Callable[[Any], dict[str, Any]]
+    rule: Rule, noted: dict[str, Any], describe: Callable[[Any], dict[str, Any]]
 ) -> dict[str, Any]:
-    success = said["response"]
+    """The `responses` of an operation: the one of its `output`, and errors.
+
+    Args:
+        rule: of the route.
+        noted: what the decorators have noted at its view.
+        describe: gives the schema of a field.
+    """
+    success = noted["response"]
     status = success["status_code"]
-    response = {"description": success["description"] or _SUCCESSES[status]}
+    response = {"description": success["description"] or _reason(status)}
     if status != 204:
-        schema = success["schema"]
-        content = {"schema": {"type": "object"} if isinstance(schema, EmptySchema) else schema}
-        response["content"] = {success["content_type"]: content}
+        body = content(_schema(success["schema"]), success["example"], success["examples"])
+        response["content"] = {success["content_type"]: body}
     if success["headers"]:
         response["headers"] = {
-            name: {
-                "required": field.required,
-                "schema": describe(field),
-            }
+            name: {"required": field.required, "schema": describe(field)}
             for name, field in success["headers"].fields.items()
         }
     if success["links"]:
-        response["links"] = success["links"]
-    errors = {
-        str(status): {"$ref": f"#/components/responses/{_name(status)}"}
-        for status in _error_statuses(rule, said)
+        response["links"] = deepcopy(success["links"])  # apispec writes into what it is given
+    own = noted.get("responses") or {}  # of `doc(responses=...)`
+    own = own if isinstance(own, dict) else dict.fromkeys(own)
+    others = dict.fromkeys(_error_statuses(rule, noted)) | own
+    return {str(status): response} | {
+        str(status): text if isinstance(text, dict) else _error_or_reference(int(status), text)
+        for status, text in sorted(others.items())
     }
-    return {str(status): response} | errors
 
 
-def _error_statuses(rule: Rule, said: dict[str, Any]) -> Iterator[int]:
+def _schema(schema: Any) -> Any:
+    if isinstance(schema, EmptySchema):
+        return {"type": "object"}
+    if isinstance(schema, FileSchema):
+        return {"type": schema.type, "format": schema.format}
+    return schema
+
+
+def content(schema: Any, example: Any, examples: Any) -> dict[str, Any]:
+    """A body, with the examples that there are."""
+    each = {"schema": schema, "example": example, "examples": examples}
+    return {name: value for name, value in each.items() if value is not None}
+
+
+def _error_statuses(rule: Rule, noted: dict[str, Any]) -> Iterator[int]:
     yield 400  # a token in the address, or a host that is not ours, at least
-    if "auth" in said:
+    if "auth" in noted:
         yield 401
-        if said["auth"] is not basic_auth:
+        if noted["auth"] is not basic_auth:
             yield 403
     if rule.arguments:
         yield 404
-    if "body" in said:
+    if "body" in noted:
         yield 413
-        if said["content_type"] == "application/json":
+        if noted["content_type"] == "application/json":
             yield 415
-    if "auth" in said:
+    if "auth" in noted:
         yield 429
     yield from (500, 503)
 
@@ -107,20 +117,27 @@ def errors() -> dict[str, dict[str, Any]]:
     return {_name(status): _error(status, text) for status, text in _ERRORS.items()}
 
 
+def _error_or_reference(status: int, text: str | None) -> dict[str, Any]:
+    if text is None and status in _ERRORS:
+        return {"$ref": f"#/components/responses/{_name(status)}"}
+    return _error(status, text or _reason(status))
+
+
 def _error(status: int, text: str) -> dict[str, Any]:
-    """The response with that status, for the components."""
-    example: dict[str, Any] = {"error": HTTP_STATUS_CODES[status]}
-    if status == 400:
-        example |= _EXAMPLE_OF_400
-    elif status != 401:
-        example["message"] = MESSAGES[status]
+    example: dict[str, Any] = {"error": _reason(status)}
+    if status != 401:
+        example["message"] = MESSAGES.get(status, text)
     return {
         "description": text,
-        "headers": _ERROR_HEADERS.get(status, {}),
-        "content": {"application/json": {"schema": Error, "example": example}},
+        "headers": deepcopy(_ERROR_HEADERS.get(status, {})),
+        "content": {"application/json": content(Error, example, None)},
     }
 
 
 def _name(status: int) -> str:
     """Of an error's response, in the components."""
-    return HTTP_STATUS_CODES[status].title().replace(" ", "")
+    return _reason(status).title().replace(" ", "")
+
+
+def _reason(status: int) -> str:
+    return HTTP_STATUS_CODES[status]

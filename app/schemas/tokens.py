@@ -37,9 +37,9 @@ class TokenInfo(Answer):
 
 # For `output(headers=...)`: the same, for a proxy that does not read bodies.
 TOKEN_HEADERS: dict[str, Field[Any] | type] = {
-    "X-User-Id": Integer(metadata=about(1)),
-    "X-Username": String(metadata=about("alice")),
-    "X-Scope": String(metadata=about("read write")),
+    "X-User-Id": Integer(required=True, metadata=about(1)),
+    "X-Username": String(required=True, metadata=about("alice")),
+    "X-Scope": String(required=True, metadata=about("read write")),
 }
 
 

@@ -8,7 +8,7 @@ from marshmallow import ValidationError, missing, pre_load, validates_schema
 from marshmallow.validate import Length, Regexp
 
 from app import passwords
-from app.fields import A_TIME, Email, Text, about, link
+from app.fields import A_TIME, Email, NewPassword, Text, about, link
 from app.schemas.base import Answer, Body, PageLinks, PageMeta, Resource
 
 
@@ -37,8 +37,7 @@ class ChangedUser(Body):
 class NewUser(ChangedUser):
     username = Username(required=True)
     email = Email(required=True)
-    # How long a new one must be, `app/openapi.py` adds from the settings.
-    password = Text(required=True, metadata=about("correct horse", format="password"))
+    password = NewPassword(required=True, metadata=about("correct horse"))
 
     @pre_load
     def require_fields(self, data: Any, **_: Any) -> Any:
@@ -60,7 +59,7 @@ class NewUser(ChangedUser):
 
 class ChangedPassword(Body):
     current_password = Text(required=True, metadata=about("correct horse"))
-    new_password = Text(required=True, metadata=about("battery staple", format="password"))
+    new_password = NewPassword(required=True, metadata=about("battery staple"))
 
 
 class UserLinks(Answer):
