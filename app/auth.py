@@ -166,7 +166,7 @@ def password_required(status: int) -> NoReturn:
 
 
 def _refuse_scope() -> NoReturn:
-    roles = declared(_view())["roles"]
+    roles = declared(_view()).get("roles")
     if not roles:
         refuse_access_token()
     # Of several that would do, the first; a list is of those that are needed together.
