@@ -357,11 +357,11 @@ def test_a_route_that_does_not_say_who_may_use_it_is_refused(config_class):
     assert "auth_required" in response.json["message"]
 
 
-def test_a_route_may_want_one_of_two_scopes_or_both(config_class, make):
-    app = create_app(config_class)
+def test_a_route_may_want_one_of_two_scopes_or_both(client_of, make):
+    client = client_of()
+    app = client.application
     for path, roles in (("either", ["write", "introspect"]), ("both", [["write", "introspect"]])):
         app.get(f"/{path}", endpoint=path)(app.auth_required(any_auth, roles=roles)(lambda: ""))
-    client = app.test_client()
     for scope, either, both in (
         ("read", 403, 403),
         ("write", 200, 403),
