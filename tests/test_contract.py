@@ -95,7 +95,7 @@ def test_routes_of_ones_own_are_described_as_they_are_declared(config_class):
 
     @bp.patch("/notes/<uuid:id>/<path:name>")
     @bp.auth_required(basic_auth)
-    @bp.doc(responses={409: "It is locked."}, extensions={"x-slow": True}, tags=["Others"])
+    @bp.doc(responses={"409": "It is locked."}, extensions={"x-slow": True}, tags=["Others"])
     @bp.input(NewPost, example={"body": "Hi"})
     @bp.output(PostOut)
     def patch_note(id, name, json_data):

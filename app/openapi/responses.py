@@ -74,9 +74,9 @@ def responses(
         response["links"] = deepcopy(success["links"])  # apispec writes into what it is given
     own = noted.get("responses") or {}  # of `doc(responses=...)`
     own = own if isinstance(own, dict) else dict.fromkeys(own)
-    others = dict.fromkeys(_error_statuses(rule, noted)) | own
+    others = dict.fromkeys(_error_statuses(rule, noted)) | {int(key): own[key] for key in own}
     return {str(status): response} | {
-        str(status): text if isinstance(text, dict) else _error_or_reference(int(status), text)
+        str(status): text if isinstance(text, dict) else _error_or_reference(status, text)
         for status, text in sorted(others.items())
     }
 
