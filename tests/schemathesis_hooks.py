@@ -8,6 +8,7 @@ from collections import Counter
 import requests
 import schemathesis
 from hypothesis import strategies as st
+from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.meta import TestPhase
 
 from tests.helpers import basic, bearer
@@ -103,7 +104,8 @@ class Credentials:
         self.requests[case.operation.label] += 1
         if case.meta.phase.name == TestPhase.STATEFUL or self.requests[case.operation.label] % 2:
             return
-        if "id" in case.path_parameters:
+        # Nor where it is the id that is wrong on purpose.
+        if "id" in case.path_parameters and not case.meta.is_negative_at(ParameterLocation.PATH):
             case.path_parameters["id"] = self.account.id_for(case.operation.path)
         if case.operation.path.endswith("/password") and case.meta.generation.mode.is_positive:
             case.body["current_password"] = PASSWORD

@@ -16,6 +16,8 @@ CHROMIUM = shutil.which("chromium")
 # A folder to leave pictures of the page in: SCREENSHOTS=docs ./test.sh -k browser
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
+expect.set_options(timeout=20_000)  # milliseconds; machines may be slow
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to drive")
 
 
