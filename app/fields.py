@@ -99,7 +99,8 @@ class Email(Text):
     """An e-mail address, in its normal form (RFC 5321; ASCII before the @)."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(metadata=about("alice@example.com", format="email"), **kwargs)
+        super().__init__(**kwargs)
+        self.metadata = {**about("alice@example.com", format="email"), **self.metadata}
 
     def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
         text = super()._deserialize(value, *args, **kwargs)
