@@ -1,61 +1,48 @@
 """Every setting, read once from the environment, `.env` and `.flaskenv`.
 
-A variable of the environment wins over `.env`, and `.env` over `.flaskenv`. A
-value that cannot be used ends the process with a line that names the variable
-and says what it should look like.
+A variable of the environment wins over `.env`, and `.env` over `.flaskenv`. Importing
+this module never fails because of a value: `Config.check()` reports the invalid ones.
+config_parsers.py has the formats.
 """
 
+import difflib
 import os
-import re
 import secrets
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-import limits
-import redis
 import sqlalchemy as sa
 from dotenv import load_dotenv
 from environs import Env, EnvValidationError
-from marshmallow import ValidationError
 from marshmallow.validate import Range
 
-BASE_DIR = Path(__file__).resolve().parent
+from config_parsers import (
+    BASE_DIR,
+    DEFAULT_DATABASE_URL,
+    app_name,
+    avatars,
+    database_uri,
+    file_path,
+    origins,
+    rate_limit,
+    redis_url,
+)
 
 load_dotenv(BASE_DIR / ".env")
 load_dotenv(BASE_DIR / ".flaskenv")
 
-env = Env(eager=False)  # collects every mistake; seal() below reports them together
+env = Env(eager=False)  # collects every mistake; Config.check() reports them together
+for parser in (app_name, avatars, database_uri, file_path, origins, rate_limit, redis_url):
+    env.add_parser(parser.__name__, parser)
+
+# How similar to a setting a name must be to be reported as a misspelling, from 0 to 1.
+# S3_SECRET_KEY and SECRET_KEY, which are not the same thing, have 0.87.
+MISSPELLED = 0.9
 
 
-DEFAULT_DATABASE_URL = "sqlite:///app.db"
-
-
-@env.parser_for("database_uri")
-def database_uri(text: str) -> str:
-    """A database URL in the form SQLAlchemy takes.
-
-    `postgres://` and `postgresql://` are opened with psycopg 3; the path of a
-    SQLite file is relative to the code, not to the working directory.
-
-    Raises:
-        ValidationError: neither a SQLite nor a PostgreSQL URL.
-    """
-    try:
-        url = sa.make_url(text or DEFAULT_DATABASE_URL)
-    except sa.exc.ArgumentError:
-        url = None
-    if url is not None and url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-        url = url.set(drivername="postgresql+psycopg")
-    elif url is not None and url.drivername == "sqlite" and url.database not in {None, ":memory:"}:
-        # Not in memory: every process would have a database of its own.
-        url = url.set(database=str(BASE_DIR / url.database))
-    else:
-        raise ValidationError(
-            "must look like sqlite:///app.db or postgresql://user:password@host/database"
-        )
-    return url.render_as_string(hide_password=False)
+class ConfigError(ValueError):
+    """Invalid settings: a line for each, which begins with its name."""
 
 
 def whole_number(name: str, default: int, unit: str, lowest: int, highest: int) -> int:
@@ -68,80 +55,27 @@ def whole_number(name: str, default: int, unit: str, lowest: int, highest: int) 
 
 
 def words(name: str) -> tuple[str, ...]:
-    """What stands between the commas of a variable; empty ones are left out."""
+    """Return the words of a comma-separated variable, without empty ones."""
     stripped = (word.strip() for word in env.str(name, "").split(","))
     return tuple(word for word in stripped if word)
 
 
-@env.parser_for("origins")
-def origins(text: str) -> tuple[str, ...]:
-    """What stands between the commas: origins (RFC 6454), or `*` alone for all of them.
-
-    Raises:
-        ValidationError: something there is none.
-    """
-    found = tuple(word.strip().lower() for word in text.split(",") if word.strip())
-    if found != ("*",) and not all(map(_is_origin, found)):
-        raise ValidationError("must be origins such as https://app.example.com, or *")
-    return found
-
-
-def _is_origin(text: str) -> bool:
-    """Whether a browser may send it: in lower case, without a port that is the default."""
-    parts = re.fullmatch(r"(https?)://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(?::([1-9][0-9]{0,4}))?", text)
-    if parts is None:
-        return False
-    default = {"http": "80", "https": "443"}[parts[1]]
-    return parts[3] is None or (parts[3] != default and int(parts[3]) < 2**16)
-
-
-@env.parser_for("rate_limit")
-def rate_limit(text: str) -> str:
-    """A number per time, in the notation of the package `limits`.
-
-    Raises:
-        ValidationError: it is none, or zero.
-    """
-    try:
-        items = limits.parse_many(text)
-    except ValueError:
-        items = []
-    if len(items) != 1 or items[0].amount == 0:
-        raise ValidationError("must be one number per time, such as: 20 per 5 minutes")
-    return text
-
-
-@env.parser_for("redis_url")
-def redis_url(text: str) -> str | None:
-    """The address of a Redis server, or `None` for an empty text.
-
-    Raises:
-        ValidationError: it is none.
-    """
-    try:
-        if text:
-            redis.Redis.from_url(text).connection_pool.make_connection()  # which does not connect
-    except (ValueError, TypeError):
-        raise ValidationError("must look like redis://host:6379/0") from None
-    return text or None
-
-
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def secret_key_of_instance(uri: str, instance_path: str) -> str:
-    """The key a SQLite application makes for itself at its first start.
+    """Return the key that is generated at the first start with SQLite.
 
-    Kept in `secret_key` in the instance folder, for its owner's eyes only.
+    It is stored in `secret_key` in the instance folder, readable only by its owner.
 
     Raises:
-        SystemExit: the database is not SQLite (others share it, so its key is
-            set by hand, the same for everyone), or there is no key to be had.
+        ConfigError: the database is not SQLite (all machines need the same key, so
+            it must be set), or the key cannot be stored or read.
     """
     if sa.make_url(uri).get_backend_name() != "sqlite":
-        sys.exit(
+        raise ConfigError(
             "SECRET_KEY: must be set with this database, the same on every machine; make one with\n"
             "    python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
         )
@@ -151,9 +85,10 @@ def secret_key_of_instance(uri: str, instance_path: str) -> str:
             _make_secret_key(path)
         key = path.read_text()
     except OSError as error:
-        sys.exit(f"{path}: cannot be made or read: {error.strerror}; or set SECRET_KEY")
+        text = f"{path}: cannot be made or read: {error.strerror}; or set SECRET_KEY"
+        raise ConfigError(text) from None
     if not key:
-        sys.exit(f"{path}: is empty; delete it to have a new key made")
+        raise ConfigError(f"{path}: is empty; delete it to have a new key made")
     return key
 
 
@@ -163,7 +98,7 @@ def _make_secret_key(path: Path) -> None:
     draft.touch(mode=0o600)
     try:
         draft.write_text(secrets.token_urlsafe(48))
-        # Of several processes that start at once, the first one's key is everyone's.
+        # If several processes start at once, all use the key of the first.
         with suppress(FileExistsError):
             os.link(draft, path)
     finally:
@@ -171,28 +106,37 @@ def _make_secret_key(path: Path) -> None:
 
 
 class Config:
-    # Serving; read by gunicorn.conf.py.
+    # Title of the API, realm of its challenges, refused as a password.
+    APP_NAME: str = env.app_name("APP_NAME", "Microblog API")
+
+    # Serving; read by server.py.
     HOST: str = env.str("HOST", "") or "127.0.0.1"
     PORT: int = whole_number("PORT", 5000, "TCP port; 0 is any free one", 0, 65535)
     WEB_CONCURRENCY: int = whole_number("WEB_CONCURRENCY", 1, "processes", 1, 1024)
     WEB_THREADS: int = whole_number("WEB_THREADS", 64, "threads per process", 1, 1024)
-    # Proxies in front that add to X-Forwarded-For; what the last of them says is believed.
+    # Paths of PEM files; both or neither. With them the server speaks TLS.
+    TLS_CERTIFICATE: Path | None = env.file_path("TLS_CERTIFICATE", None)
+    TLS_KEY: Path | None = env.file_path("TLS_KEY", None)
+    # Number of proxies in front whose X-Forwarded-For and -Proto are trusted.
     TRUSTED_PROXIES: int = whole_number("TRUSTED_PROXIES", 0, "proxies, one behind another", 0, 9)
-    # Values of the Host header that are answered; None is any.
+    # Accepted values of the Host header; None accepts any.
     TRUSTED_HOSTS: tuple[str, ...] | None = words("TRUSTED_HOSTS") or None
-    # Bytes of a request's body; a larger one is answered with 413.
+    # Largest body of a request, in bytes; larger ones get 413.
     MAX_CONTENT_LENGTH: int = whole_number("MAX_CONTENT_LENGTH", 65536, "bytes", 1024, 2**31)
 
-    # Whose pages may call from a browser: origins, as in https://app.example.com.
+    # Origins whose pages may call from a browser, as in https://app.example.com.
     CORS_ORIGINS: tuple[str, ...] = env.origins("CORS_ORIGINS", "")
+
+    # Where users' pictures come from: "gravatar", or "off".
+    AVATARS: str = env.avatars("AVATARS", "gravatar")
 
     SQLALCHEMY_DATABASE_URI: str = env.database_uri(
         "DATABASE_URL", database_uri(DEFAULT_DATABASE_URL)
     )
 
-    # None: made at the first start and kept in instance/secret_key, with SQLite only.
+    # None: generated at the first start and stored in instance/secret_key (SQLite only).
     SECRET_KEY: str | None = env.str("SECRET_KEY", "") or None
-    # Former keys, comma separated; their tokens stay alive while a key is rotated.
+    # Former keys, whose login tokens still work while the key is rotated.
     SECRET_KEY_FALLBACKS: tuple[str, ...] = words("SECRET_KEY_FALLBACKS")
 
     TOKEN_LIFETIME_SECONDS: int = whole_number(
@@ -203,29 +147,60 @@ class Config:
         "ACCESS_TOKENS_PER_USER", 50, "live access tokens of one user", 1, 1000
     )
 
-    # NIST SP 800-63B-4 asks for 15 characters where a password is the only
-    # factor and never fewer than 8; lower it only to keep existing users.
+    # NIST SP 800-63B-4 requires 15 characters where a password is the only factor, and
+    # never fewer than 8; lower it only to keep existing users.
     PASSWORD_MIN_LENGTH: int = whole_number("PASSWORD_MIN_LENGTH", 8, "characters", 1, 256)
     # Argon2id in one lane, with the parameters of the OWASP password storage cheat sheet.
     ARGON2_MEMORY_KIB: int = whole_number("ARGON2_MEMORY_KIB", 19456, "kibibytes", 8, 4 * 2**20)
     ARGON2_TIME_COST: int = whole_number("ARGON2_TIME_COST", 2, "passes", 1, 100)
     PASSWORD_HASH_CONCURRENCY: int = whole_number(
         "PASSWORD_HASH_CONCURRENCY",
-        max(1, cores() // WEB_CONCURRENCY),
+        max(1, cores() // (WEB_CONCURRENCY or 1)),  # None if it is wrong
         "hashes at once in each process",
         1,
         1024,
     )
 
-    # Wrong passwords; app/throttle.py has what each of them counts.
+    # Limits on wrong passwords; app/auth/password_check.py says what each counts.
     LOGIN_LIMIT_PER_SOURCE: str = env.rate_limit("LOGIN_LIMIT_PER_SOURCE", "20 per 5 minutes")
     LOGIN_LIMIT_PER_ACCOUNT: str = env.rate_limit("LOGIN_LIMIT_PER_ACCOUNT", "100 per hour")
-    # Where they are counted; None is each process by itself.
+    LOGIN_LIMIT_PER_ADDRESS: str = env.rate_limit("LOGIN_LIMIT_PER_ADDRESS", "100 per 5 minutes")
+    REGISTRATION_LIMIT_PER_SOURCE: str = env.rate_limit(
+        "REGISTRATION_LIMIT_PER_SOURCE", "500 per hour"
+    )
+    # Where all limits are counted; None: in each process.
     REDIS_URL: str | None = env.redis_url("REDIS_URL", None)
 
+    @staticmethod
+    def check() -> None:
+        """Check that every variable could be read.
 
+        Raises:
+            ConfigError: names those that could not, and what each must look like.
+        """
+        if mistakes:
+            raise ConfigError("\n".join(f"{name}: {text}" for name, text in mistakes.items()))
+
+
+def misspelled() -> dict[str, str]:
+    """Return the variables that look like a misspelled setting, with the name of the setting.
+
+    A variable that is merely unknown is not among them.
+    """
+    similar = {
+        name: difflib.get_close_matches(name, SETTINGS, n=1, cutoff=MISSPELLED)
+        for name in os.environ.keys() - SETTINGS
+    }
+    return {name: found[0] for name, found in sorted(similar.items()) if found}
+
+
+SETTINGS = frozenset(name for name in vars(Config) if name.isupper()) ^ {
+    "SQLALCHEMY_DATABASE_URI",  # what Flask-SQLAlchemy reads;
+    "DATABASE_URL",  # its variable has the name that is usual elsewhere
+}
+mistakes: dict[str, str] = {}
 try:
     env.seal()
 except EnvValidationError as error:
-    mistakes = cast("dict[str, list[str]]", error.error_messages)
-    sys.exit("\n".join(f"{name}: {' '.join(texts)}" for name, texts in mistakes.items()))
+    texts = cast("dict[str, list[str]]", error.error_messages)
+    mistakes = {name: " ".join(several) for name, several in texts.items()}

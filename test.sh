@@ -1,9 +1,20 @@
 #!/usr/bin/env bash
-# From a fresh clone to the test suite; arguments go to pytest.
-# With TEST_DATABASE_URL set to a PostgreSQL database, every test runs there too.
+# From a fresh clone to the tests.
+#
+#     ./test.sh               the quick tests, on SQLite
+#     ./test.sh --all         all tests, with coverage; on PostgreSQL too, if
+#                             TEST_DATABASE_URL names a database
+#     ./test.sh ARGUMENTS...  pytest with these arguments
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./venv.sh
 
 use_requirements requirements-dev.txt
+if [ $# -eq 0 ]; then
+    unset TEST_DATABASE_URL
+    exec python -m pytest -m "not slow"
+elif [ "$1" = --all ]; then
+    shift
+    exec python -m pytest --cov --cov-report=term-missing:skip-covered "$@"
+fi
 exec python -m pytest "$@"

@@ -2,17 +2,24 @@
 
 from apiflask import APIFlask
 
-from app import api, audit, auth, cli, errors, extensions, headers, passwords, throttle
+from app import api, auth, cli, extensions, http
 from app.extensions import db
+from app.security import passwords, rate_limits
 from config import Config, secret_key_of_instance
 
 __all__ = ["create_app", "db"]
 
 
 def create_app(config_class: type[Config] = Config) -> APIFlask:
+    """Return the application.
+
+    Raises:
+        config.ConfigError: names each setting that cannot be used.
+    """
+    config_class.check()
     app = APIFlask(
         __name__,
-        title="Microblog API",
+        title=config_class.APP_NAME,
         version="0.1.0",  # as in pyproject.toml
         enable_openapi=False,  # app/api/docs.py has its own
         static_folder=None,  # type: ignore[arg-type]  # Flask takes it
@@ -24,13 +31,6 @@ def create_app(config_class: type[Config] = Config) -> APIFlask:
     app.config["VALIDATION_ERROR_STATUS_CODE"] = 400
     app.json.sort_keys = False  # type: ignore[attr-defined]  # fields come in the order of the schemas
 
-    extensions.init_app(app)
-    passwords.init_app(app)
-    headers.init_app(app)
-    audit.init_app(app)
-    throttle.init_app(app)
-    errors.init_app(app)
-    auth.init_app(app)
-    api.init_app(app)
-    cli.init_app(app)
+    for part in (extensions, passwords, rate_limits, http, auth, api, cli):
+        part.init_app(app)
     return app

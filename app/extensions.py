@@ -1,7 +1,11 @@
 """The Flask extensions, created without an application, and how each database is opened."""
 
+import os
+import select
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
@@ -14,8 +18,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 
-SQLITE_WAIT_SECONDS = 10  # that a writer waits for its turn
+SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
+SQLITE_MAPPED_BYTES = 2**30  # of the file; what is beyond is read as usual
 MOST_CONNECTIONS = 20  # of one process
+IN_MEMORY = {None, "", ":memory:"}  # SQLite databases that are no file
+
+_creating_file = Lock()
 
 
 class Base(DeclarativeBase):
@@ -31,8 +39,8 @@ class Base(DeclarativeBase):
     )
 
 
-# What was committed is what is answered with: reading it again costs a
-# statement, and may fail when nothing can be taken back any more.
+# The response shows objects after the commit: reading them again would cost a
+# statement, and could fail after the data was stored.
 db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
 if TYPE_CHECKING:
     Model = Base  # a type checker needs a class that it can see
@@ -51,48 +59,54 @@ def init_app(app: Flask) -> None:
     migrate.init_app(app, db)
     with app.app_context():
         if url.get_backend_name() == "sqlite":
+            if url.database not in IN_MEMORY:
+                sa.event.listen(db.engine, "do_connect", create_sqlite_file)
             sa.event.listen(db.engine, "connect", configure_sqlite)
         else:
             sa.event.listen(db.engine, "do_connect", connect_to_postgresql)
+            sa.event.listen(db.engine, "checkout", check_connection)
 
 
 def insert(model: type[Base]) -> Any:
-    """An INSERT that has an ON CONFLICT, which SQLAlchemy's own has not."""
+    """Return an INSERT that can take an `ON CONFLICT`, in the dialect of the database."""
     make = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[db.engine.dialect.name]
     return make(model)
 
 
 def rows_changed(statement: sa.UpdateBase) -> int:
-    """Executes an INSERT, UPDATE or DELETE; gives how many rows it has made or found."""
+    """Execute an INSERT, UPDATE or DELETE; return how many rows it inserted or matched."""
     # Without the option SQLAlchemy does not keep the number for an INSERT.
     result = db.session.execute(statement, execution_options={"preserve_rowcount": True})
     return cast("sa.CursorResult[Any]", result).rowcount
 
 
 def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
-    """Keyword arguments of `sqlalchemy.create_engine` for the database at `url`.
+    """Return keyword arguments of `sqlalchemy.create_engine` for the database at `url`.
 
     Args:
         url: of a SQLite or PostgreSQL database.
         threads: how many threads one process has.
     """
-    # What was logged of a failed statement must not hold e-mail addresses and hashes.
+    # A logged statement must not contain e-mail addresses and hashes.
     options: dict[str, Any] = {"hide_parameters": True}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {
-            # A writer takes the lock with its first statement. One that
-            # reads, then writes in a deferred transaction fails at once
-            # when somebody else wrote in between, however long it may wait.
+            # A writer takes the lock with its first statement. A deferred
+            # transaction that reads and then writes fails at once if another
+            # one wrote in between, whatever the timeout.
             "isolation_level": "IMMEDIATE",
             "timeout": SQLITE_WAIT_SECONDS,
         }
-        if url.database in {None, "", ":memory:"}:
-            return options  # one connection, shared by all threads
+        if url.database in IN_MEMORY:
+            return options  # Flask-SQLAlchemy has all threads share one connection (StaticPool)
     else:
         connect_args = {
             "connect_timeout": 3,  # seconds
-            # A host that is gone sends nothing back: give up after 10 s (given in
-            # milliseconds), and probe a connection that was idle for 10 s.
+            # Prepared statements fail after a change of the schema, until they are
+            # prepared again. Only the look-up of a token is: it is repeated then.
+            "prepare_threshold": 2**31,  # executions; `None` would prevent that, too
+            # Give up on a host that does not acknowledge for 10 s (in milliseconds),
+            # and probe a connection that was idle for 10 s.
             "tcp_user_timeout": 10_000,
             "keepalives_idle": 10,
             "keepalives_interval": 3,
@@ -100,9 +114,8 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
         }
         # What the URL itself says wins.
         options["connect_args"] = {k: v for k, v in connect_args.items() if k not in url.query}
-        options["pool_pre_ping"] = True  # no request is lost to a server that has restarted
-    # A request has a connection for as long as it uses the database, not while it
-    # is read or a password is hashed: many threads do with few.
+    # A request holds a connection only while it uses the database, not while it
+    # is read or a password is hashed: many threads need few connections.
     return options | {
         "pool_size": min(threads, MOST_CONNECTIONS),
         "max_overflow": 0,
@@ -110,32 +123,73 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
     }
 
 
+def create_sqlite_file(
+    _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
+) -> None:
+    """Create the database for its owner only; SQLite gives its -wal and -shm the same mode."""
+    # Never opens an existing file: to close it would drop the locks that SQLite holds
+    # on it for other threads of this process. If it cannot be created, SQLite says why.
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    if parameters.get("uri"):  # file:app.db?mode=ro is no path
+        return
+    with _creating_file, suppress(OSError):
+        os.close(os.open(args[0], flags, mode=0o600))
+
+
 def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait
     connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
+    # Read through the cache of the system: SQLite's own holds 2 MB, and is emptied by each
+    # write of another connection.
+    connection.execute(f"PRAGMA mmap_size = {SQLITE_MAPPED_BYTES}")
+
+
+def check_connection(
+    driver: "PostgreSQLConnection", _entry: ConnectionPoolEntry, _proxy: Any
+) -> None:
+    """Have the pool replace a connection that the server has ended, before it is used.
+
+    `pool_pre_ping` would take a round trip for it. Whatever has arrived since the last
+    answer counts as the end; it may also be a notice, which is rare. A host that is gone
+    is noticed by keep-alive, see `engine_options`.
+    """
+    if driver.closed or driver.has_unread_data():
+        raise sa.exc.DisconnectionError("the server has ended the connection")
+    if driver.autocommit:  # left by a SELECT that has failed
+        driver.autocommit = False
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
-    """A connection that gives up on a server which took a statement and fell silent.
+    """A connection that gives up on a server that does not answer.
 
     Attributes:
-        answer_seconds: how long it waits; `None` is for ever.
+        answer_seconds: how long a statement may take; `None` for no limit.
     """
 
     answer_seconds: float | None = 10
+
+    @cached_property
+    def cursor_without_session(self) -> psycopg.Cursor[Any]:
+        """A cursor for single SELECTs; to make one costs a fifth of such a SELECT."""
+        return self.cursor()
+
+    def has_unread_data(self) -> bool:
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
             return super().wait(gen, interval, timeout or self.answer_seconds)
         except psycopg.OperationalError:
             if self.info.transaction_status == TransactionStatus.ACTIVE:
-                self.close()  # an answer that comes later must not be taken for the next one's
+                self.close()  # a late answer must not be taken for that of the next statement
             raise
 
 
 def take_time(connection: sa.Connection) -> None:
-    """Lets statements of this connection take as long as they need: those of an owner."""
+    """Remove the statement timeout of this connection (for commands and migrations)."""
     if connection.dialect.name == "postgresql":
         driver: Any = connection.connection.driver_connection
         driver.answer_seconds = None
@@ -143,9 +197,9 @@ def take_time(connection: sa.Connection) -> None:
 
 @contextmanager
 def without_waiting(connection: sa.Connection) -> Iterator[None]:
-    """Makes a statement fail at once, and not wait, where others have locked what it changes.
+    """Make statements of the block fail at once where another transaction holds a lock.
 
-    To be committed, or rolled back, once the block has been left.
+    Commit or roll back after the block.
     """
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SET LOCAL lock_timeout = '10ms'")  # until the commit
@@ -161,4 +215,8 @@ def without_waiting(connection: sa.Connection) -> Iterator[None]:
 def connect_to_postgresql(
     _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
 ) -> PostgreSQLConnection:
-    return PostgreSQLConnection.connect(*args, **parameters)
+    connection = PostgreSQLConnection.connect(*args, **parameters)
+    if connection.info.parameter_status("TimeZone") not in {"UTC", "Etc/UTC"}:
+        connection.execute("SET TIME ZONE 'UTC'")  # in which times are read
+        connection.commit()
+    return connection

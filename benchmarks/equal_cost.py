@@ -53,7 +53,7 @@ def main():
 
         milliseconds = {"alice": [], "nobody": []}
         for number in range(rounds * 2):
-            # Neither is always the one that follows the other.
+            # Neither is always the second of two.
             name = ("alice", "nobody")[(number + number // 2) % 2]
             start = time.perf_counter()
             client.post("/api/tokens", auth=(name, WRONG))

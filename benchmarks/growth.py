@@ -22,7 +22,9 @@ from pathlib import Path
 import flask_migrate
 import sqlalchemy as sa
 
-from app import create_app, db, fake
+from app import create_app, db
+from app.auth.credential import find_credential
+from app.cli import fake, fake_posts
 from app.models import Follow, User
 from config import Config
 
@@ -80,7 +82,7 @@ def make_app(size, folder):
 def fill(size):
     for _ in fake.make_users(size):
         pass
-    for _ in fake.make_posts(5 * size):
+    for _ in fake_posts.make_posts(5 * size):
         pass
     ids = list(db.session.scalars(sa.select(User.id).order_by(User.id)))
     # From all over the table, and as many as follow, so that each has as many followers
@@ -116,7 +118,7 @@ def microseconds(app, route, size, credentials, ids):
         if route in (CHECK, COUNT):
             with app.app_context():
                 if route == CHECK:
-                    assert User.check_token(token)
+                    assert find_credential(token)
                 else:
                     db.session.scalar(sa.text('SELECT count(*) FROM "user"'))
             return

@@ -13,7 +13,8 @@ import time
 import flask_migrate
 
 from app import create_app, db
-from app.models import User
+from app.auth.credential import find_credential
+from app.models import AccessToken, User
 from config import Config
 
 ROUNDS, CALLS = 15, 300
@@ -34,16 +35,15 @@ def main():
                 username="alice", email="alice@example.com", password="correct horse"
             )
             login = user.get_token()
-            access = user.create_access_token("phone", "read", 3600, most=1).text
+            access = AccessToken.create(user, "phone", "read", 3600, most=1).text
             db.session.commit()
 
             def check_login():
-                assert User.find_by_token(login).has_live_token
+                assert find_credential(login).seconds_left
                 db.session.remove()
 
             def check_access():
-                _, token = User.find_by_access_token(access)
-                assert token.has_live_token
+                assert find_credential(access).seconds_left
                 db.session.remove()
 
             print(f"check: {ratio(check_access, check_login):.2f}")

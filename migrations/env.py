@@ -1,4 +1,4 @@
-"""What `flask db ...` runs: every migration of one command in one transaction, or none."""
+"""Run by `flask db ...`: all migrations of a command in one transaction, or none."""
 
 import time
 import warnings
@@ -11,19 +11,18 @@ from alembic.autogenerate.api import AutogenContext
 from flask import current_app
 from sqlalchemy.exc import DatabaseError
 
-from app import columns
 from app.extensions import db, take_time
+from app.models import columns
 
-WAIT_SECONDS = 60  # a database container that starts beside this one
-LOCK_ID = 0x6D626C  # "mbl": one upgrade at a time, whoever else uses advisory locks
+WAIT_SECONDS = 60  # for a database container that starts at the same time
+LOCK_ID = 0x6D626C  # "mbl"; differs from the advisory locks of other programs
 
-# SQLite's indexes on an expression cannot be compared with the models; the
-# tests hold what they are for instead.
+# Alembic cannot compare SQLite's indexes on an expression with the models.
 warnings.filterwarnings("ignore", message=".*expression-based index")
 
 
 def connect() -> sa.Connection:
-    """A connection; waits a while for a database that does not answer yet."""
+    """Return a connection; wait up to `WAIT_SECONDS` for a database that does not answer yet."""
     give_up = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -31,11 +30,11 @@ def connect() -> sa.Connection:
         except DatabaseError as error:
             reason = " ".join(str(error.orig).split())
             if db.engine.dialect.name == "sqlite":
-                # Two that open a new file at once: SQLite does not wait while it
-                # turns to its write-ahead log.
+                # SQLite does not wait while another process switches a new file to
+                # the write-ahead log.
                 final = "locked" not in reason
             else:
-                # FATAL is the server's own word: it answers, and refuses.
+                # FATAL comes from the server: it answers, and refuses.
                 final = "FATAL" in reason and "starting up" not in reason
             if final or time.monotonic() > give_up:
                 raise click.ClickException(f"cannot open {db.engine.url}: {reason}") from None
@@ -44,17 +43,17 @@ def connect() -> sa.Connection:
 
 
 def lock(connection: sa.Connection) -> None:
-    """Makes whoever else upgrades at this moment wait, until the transaction ends."""
+    """Let other upgrades wait until the end of this transaction."""
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
-        # Waiting for another, or changing a large table, may take its time.
+        # Waiting for another upgrade, or changing a large table, may take long.
         take_time(connection)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK_ID)))
 
 
 def render_item(kind: str, item: object, _context: AutogenContext) -> str | Literal[False]:
-    """Writes a column type of ours as what the database sees: migrations outlive the code."""
+    """Write our column types as types of SQLAlchemy, so that migrations outlive the code."""
     if kind == "type" and isinstance(item, (columns.SealedToken, columns.UTCDateTime)):
         return f"sa.{item.impl!r}"
     return False

@@ -1,14 +1,14 @@
-"""The cast and the stage.
+"""Fixtures for all tests: databases, the application, users, servers.
 
-Alice and Bob are registered users, Charlie is nobody yet. Every test runs on
-SQLite, and also on PostgreSQL when TEST_DATABASE_URL is set; there each run
-has a schema of its own, which is dropped at the end.
+Alice and Bob are registered users. Tests run on SQLite, and also on PostgreSQL
+when TEST_DATABASE_URL is set; there each run creates a schema and drops it at
+the end.
 """
 
 import os
 from pathlib import Path
 
-# Neither a developer's .env nor their environment may change what is tested.
+# A developer's .env and environment variables must not change the tests.
 os.environ["PYTHON_DOTENV_DISABLED"] = "1"
 for line in (Path(__file__).parent.parent / ".env.example").read_text().splitlines():
     name, equals, _ = line.removeprefix("# ").partition("=")
@@ -17,7 +17,10 @@ for line in (Path(__file__).parent.parent / ".env.example").read_text().splitlin
 os.environ.pop("FLASK_DEBUG", None)
 
 import json
+import re
 import secrets
+import shutil
+import subprocess
 from contextlib import ExitStack, contextmanager
 
 import argon2
@@ -26,11 +29,14 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app import create_app, db, throttle
-from app.models import Total
+from app import create_app, db
+from app.models import Total, lookup
+from app.models.lookup import select_once
+from app.security import rate_limits
 from config import Config, database_uri
 from tests.contract import ContractClient
-from tests.helpers import PASSWORD, Server, assert_no_secret_in, passwords_seen
+from tests.helpers import PASSWORD, ROOT, Server, assert_no_secret_in, passwords_seen
+from tests.relay import Relay
 
 Flask.test_client_class = ContractClient
 
@@ -42,6 +48,25 @@ def pytest_report_header():
     if TEST_DATABASE_URL:
         return "databases: SQLite and PostgreSQL"
     return "databases: SQLite alone; TEST_DATABASE_URL names no PostgreSQL database"
+
+
+# Fixtures that start a process; a test that uses one takes seconds.
+SLOW_FIXTURES = {"server", "server_with", "new_server", "two_workers", "proxied", "boot", "redis"}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SLOW_FIXTURES & set(item.fixturenames):
+            item.add_marker("slow")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    left_out = len(terminalreporter.stats.get("deselected", []))
+    if left_out and config.option.markexpr == "not slow":
+        terminalreporter.write_line(
+            f"left out: {left_out} tests that start servers or browsers, or take seconds; "
+            "./test.sh --all runs them"
+        )
 
 
 @pytest.fixture(scope="session", params=DATABASES)
@@ -80,10 +105,12 @@ def config_class(empty_database):
             "SECRET_KEY_FALLBACKS": [],
             "TOKEN_LIFETIME_SECONDS": 3600,
             "PASSWORD_MIN_LENGTH": 8,
-            # The cheapest there is: what is tested is that it is called.
+            # The cheapest parameters: the tests need a hash, not a strong one.
             "ARGON2_MEMORY_KIB": 8,
             "ARGON2_TIME_COST": 1,
             "PASSWORD_HASH_CONCURRENCY": 2,  # on every machine
+            "LOGIN_LIMIT_PER_ADDRESS": "1000000 per hour",
+            "REGISTRATION_LIMIT_PER_SOURCE": "1000000 per hour",
         },
     )
 
@@ -103,7 +130,7 @@ def migrated_app(config_class):
 def app(migrated_app):
     """The application on an empty, migrated database."""
     config = dict(migrated_app.config)
-    throttle.init_app(migrated_app)
+    rate_limits.init_app(migrated_app)
     yield migrated_app
     migrated_app.config.clear()
     migrated_app.config.update(config)
@@ -116,12 +143,12 @@ def app(migrated_app):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def noted_passwords():
-    """Notes what is hashed or checked, for `nothing_secret_is_logged`."""
+def record_passwords():
+    """Record every password that is hashed or checked, for `nothing_secret_is_logged`."""
 
     def noting(method):
         def note(hasher, *args):
-            # Of several words: one alone may stand in a line of code that is logged.
+            # Only those of several words: a single word may be in a logged line of code.
             passwords_seen.update(text for text in args[-1:] if " " in text.strip())
             return method(hasher, *args)
 
@@ -136,7 +163,7 @@ def noted_passwords():
 
 @pytest.fixture(autouse=True)
 def nothing_secret_is_logged(caplog):
-    """Whatever a test does, no log has a token or a password afterwards."""
+    """Fail if a log of the test contains a token or a password."""
     yield
     for phase in ("setup", "call"):
         for record in caplog.get_records(phase):
@@ -145,7 +172,7 @@ def nothing_secret_is_logged(caplog):
 
 @pytest.fixture
 def events(caplog):
-    """Gives the audit log of this test so far."""
+    """Return a function that returns the events of the audit log so far."""
     return lambda: [
         json.loads(record.message)
         for phase in ("setup", "call")
@@ -199,23 +226,97 @@ def token(alice, log_in):
 
 
 @pytest.fixture
+def leave(client):
+    def leave(id, headers):
+        response = client.delete(f"/api/users/{id}", headers=headers)
+        assert (response.status_code, response.data) == (204, b"")
+
+    return leave
+
+
+@pytest.fixture
 def statements(app):
-    """The statements that reach the database, as they do."""
+    """A list to which each SQL statement is added when it is sent to the database."""
     seen = []
 
-    def record(_connection, _cursor, statement, *_):
-        seen.append(statement)
+    def record(_cursor, statement, _parameters):
+        # The lock of a user, on SQLite and on PostgreSQL.
+        if not statement.startswith(("BEGIN IMMEDIATE", "SELECT pg_advisory_xact_lock")):
+            seen.append(statement)
+
+    with watched(app, record):
+        yield seen
+
+
+@contextmanager
+def watched(app, see):
+    """Call `see(cursor, statement, parameters)` before each statement."""
+
+    def in_session(_connection, cursor, statement, parameters, *_):
+        see(cursor, statement, parameters)
+
+    def alone(engine, statement, parameters, read):
+        with engine.connect() as connection:
+            see(connection.connection.cursor(), statement, parameters)
+        return select_once(engine, statement, parameters, read)
 
     with app.app_context():
         engine = db.engine
-    sa.event.listen(engine, "before_cursor_execute", record)
-    yield seen
-    sa.event.remove(engine, "before_cursor_execute", record)
+    sa.event.listen(engine, "before_cursor_execute", in_session)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookup, "select_once", alone)
+        yield
+    sa.event.remove(engine, "before_cursor_execute", in_session)
+
+
+@pytest.fixture
+def plans(app):
+    """A list to which (statement, query plan) is added for each SELECT."""
+    seen = []
+    with app.app_context():
+        engine = db.engine
+    explain = "EXPLAIN QUERY PLAN " if engine.dialect.name == "sqlite" else "EXPLAIN "
+
+    def record(cursor, statement, parameters):
+        if statement.startswith("SELECT"):
+            cursor.execute(explain + statement, parameters)
+            seen.append((statement, "\n".join(str(row[-1]) for row in cursor.fetchall())))
+
+    def forbid_scans(connection, *_):
+        # PostgreSQL would scan so few rows; the test is whether there is an index.
+        connection.execute("SET enable_seqscan = off")
+        connection.commit()
+
+    if engine.dialect.name == "postgresql":
+        engine.dispose()
+        sa.event.listen(engine, "connect", forbid_scans)
+    with watched(app, record):
+        yield seen
+    if engine.dialect.name == "postgresql":
+        sa.event.remove(engine, "connect", forbid_scans)
+        engine.dispose()
+
+
+def is_full_scan(statement, plan):
+    """Whether a statement of `plans` reads all of a table, or of an index."""
+    # SQLite's SCAN walks a table; a page of all users does so by its primary
+    # key, and stops at its end.
+    tables = "|".join(db.metadata.tables)
+    walks = re.search(rf"^SCAN ({tables})", plan, re.MULTILINE)
+    # PostgreSQL's Index Scan without an Index Cond walks all of the index.
+    walks = walks or re.search(
+        r"Index (?:Only )?Scan (?:Backward )?using \S+ on \S+.*\n(?!\s*Index Cond)", plan + "\n"
+    )
+    page = r'FROM "?user"?\s+WHERE "?user"?.deactivated_at IS NULL ORDER BY "?user"?.id\s+LIMIT'
+    return "Seq Scan on" in plan or (walks and not re.search(page, statement))
 
 
 @pytest.fixture
 def client_of(app, config_class):
-    """A client of an application on the same database, with other settings."""
+    """Return a function that makes a client of an application with other settings.
+
+    The application uses the same database.
+    """
     apps = []
 
     def client_of(**settings):
@@ -233,7 +334,7 @@ CHEAP = {"ARGON2_MEMORY_KIB": "8", "ARGON2_TIME_COST": "1"}
 
 @pytest.fixture
 def server_with(app, config_class):
-    """Puts the same database behind `boot.sh`, on a port of its own, with these settings."""
+    """Return a function that starts a server on the same database, with other settings."""
     with ExitStack() as servers:
         yield lambda **settings: servers.enter_context(
             Server(
@@ -252,6 +353,58 @@ def server(server_with):
 
 @pytest.fixture
 def new_server(tmp_path):
-    """One with a database of its own on SQLite, for what has nothing to do with the database."""
-    with Server(DATABASE_URL=f"sqlite:///{tmp_path}/app.db", SECRET_KEY="of tests", **CHEAP) as new:
+    """A server with its own SQLite database, for tests that do not depend on the database."""
+    uri = f"sqlite:///{tmp_path}/app.db"
+    with Server(
+        DATABASE_URL=uri, SECRET_KEY="of the tests, long enough for no warning", **CHEAP
+    ) as new:
         yield new
+
+
+@pytest.fixture
+def fresh_copy(tmp_path):
+    """A copy of the files in Git, and an environment without this virtual environment."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in files.split("\0"):
+        if name and (ROOT / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    here = os.environ.get("VIRTUAL_ENV", "no such folder")
+    path = [part for part in os.environ["PATH"].split(":") if not part.startswith(here)]
+    return tmp_path, environment | {"PATH": ":".join(path)}
+
+
+@pytest.fixture
+def relay(app, config_class):
+    url = sa.make_url(config_class.SQLALCHEMY_DATABASE_URI)
+    if url.get_backend_name() == "sqlite":
+        pytest.skip("SQLite is not reached over a network")
+    relay = Relay(url.host, url.port or 5432)
+    yield relay
+    relay.close()
+
+
+@pytest.fixture
+def relayed_client(relay, config_class):
+    url = sa.make_url(config_class.SQLALCHEMY_DATABASE_URI)
+    uri = url.set(host="127.0.0.1", port=relay.port).render_as_string(hide_password=False)
+    app = create_app(type("RelayedConfig", (config_class,), {"SQLALCHEMY_DATABASE_URI": uri}))
+    yield app.test_client()
+    with app.app_context():
+        db.engine.dispose()
+
+
+@pytest.fixture
+def round_trips(relay, relayed_client):
+    """Return a function that sends a request and returns the round trips to PostgreSQL."""
+
+    def round_trips(method, path, **options):
+        for _ in range(7):  # Psycopg prepares a statement when it is executed the sixth time
+            before = relay.round_trips
+            response = relayed_client.open(path, method=method, **options)
+            assert response.status_code in (200, 201, 204), response.text
+        return relay.round_trips - before
+
+    return round_trips

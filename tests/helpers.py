@@ -1,4 +1,4 @@
-"""What several tests need: headers, a real server, many clients at once."""
+"""Helpers for several test modules: headers, a real server, concurrent calls."""
 
 import base64
 import http.client
@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +17,7 @@ from urllib.parse import urlsplit
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "correct horse"
-# What anybody may use without credentials.
-PUBLIC = {
-    ("POST", "/api/users"),
-    ("POST", "/api/tokens/revoke"),
-    ("GET", "/"),
-    ("GET", "/docs"),
-    ("GET", "/docs/<name>"),
-    ("GET", "/openapi.json"),
-}
-# Every password that any test has had hashed or checked.
+# Every password that a test has hashed or checked.
 passwords_seen = set()
 
 
@@ -57,8 +49,9 @@ class Answer(NamedTuple):
 class Server:
     """A process started with `./boot.sh` on a free port."""
 
-    def __init__(self, directory=ROOT, **environment):
+    def __init__(self, directory=ROOT, command=("./boot.sh",), **environment):
         self.directory = directory
+        self.command = command
         self.environment = {**os.environ, "PORT": "0", **environment}
 
     def __enter__(self):
@@ -72,7 +65,7 @@ class Server:
 
     def start(self):
         self.process = subprocess.Popen(
-            ["./boot.sh"],
+            self.command,
             cwd=self.directory,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -82,38 +75,55 @@ class Server:
         )
         self.output = []
         self.first_line = self.process.stdout.readline().strip()
-        # Read on, or the server would wait for room in the pipe.
+        # Keep reading: a full pipe would block the server.
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         self.url = self.first_line.rpartition(" ")[2]
-        assert self.url.startswith("http://"), f"boot.sh said: {self.first_line}"
+        assert self.url.startswith(("http://", "https://")), f"boot.sh said: {self.first_line}"
 
     def _read(self, stdout):
         with suppress(ValueError):  # closed by __exit__
             self.output.extend(stdout)
 
     def stop(self):
-        """What `kill` does, to the process that boot.sh has become; returns its exit status."""
+        """Send SIGTERM to the server; return its exit status."""
         self.process.terminate()
         return self.process.wait(timeout=60)
 
     def crash(self):
-        """Takes every process of the server down with no time to say goodbye."""
+        """Send SIGKILL to all processes of the server."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=60)
 
-    def memory_mib(self):
-        """Memory of all processes of the server; what they share is counted once."""
+    def workers(self):
+        """Return the ids of the processes that serve."""
         pid = self.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+    def memory_mib(self):
+        """Return the memory of all processes of the server; shared memory is counted once."""
         kib = 0
-        for process in [str(pid), *children]:
+        for process in [self.process.pid, *self.workers()]:
             rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
             kib += int(re.search(r"^Pss: +(\d+) kB", rollup, re.MULTILINE).group(1))
         return kib // 1024
 
-    def events(self):
-        """The lines of the audit log so far."""
+    def connect(self, **options):
+        """Return a socket that is connected to the server."""
+        address = urlsplit(self.url)
+        return socket.create_connection((address.hostname, address.port), **options)
+
+    def log(self):
+        """The log so far, in the order of the lines; each is a JSON object."""
         return [json.loads(line) for line in self.output if line.startswith("{")]
+
+    def events(self):
+        """Return the events of the audit log so far."""
+        return [line for line in self.log() if line.get("event", "request") != "request"]
+
+    def requests(self):
+        """Method, path and status of each line of the access log so far."""
+        lines = [line for line in self.log() if line.get("event") == "request"]
+        return [(line["method"], line["path"], line["status"]) for line in lines]
 
     def request(self, method, path, *, headers=None, json_body=None, body=None, timeout=60):
         headers = dict(headers or {})
@@ -132,7 +142,7 @@ class Server:
 
 
 def at_once(count, call):
-    """The results of `call(0)` to `call(count - 1)`, each in a thread, started together."""
+    """Return the results of `call(0)` to `call(count - 1)`, run concurrently in threads."""
     barrier = threading.Barrier(count)
 
     def run(number):
@@ -141,3 +151,13 @@ def at_once(count, call):
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+def add_module_of_routes(directory, name):
+    """Does what docs/build-on-it.md says about `app/api/__init__.py`."""
+    path = directory / "app" / "api" / "__init__.py"
+    start, imported, rest = re.split(r"(?<=import \(\n)((?: {4}\w.*\n)+)", path.read_text())
+    lines = sorted([*imported.splitlines(keepends=True), f"    {name},\n"])
+    rest, count = re.subn(r"^( *)(?=tokens,$)", rf"\1{name},\n\1", rest, flags=re.MULTILINE)
+    assert count == 1  # what is registered
+    path.write_text("".join([start, *lines, rest]))

@@ -1,4 +1,4 @@
-"""Whom Schemathesis is, and which refusals of well-formed requests are right."""
+"""Hooks for Schemathesis: its credentials, and the valid requests that may be refused."""
 
 import itertools
 import os
@@ -13,20 +13,20 @@ from schemathesis.generation.meta import TestPhase
 
 from tests.helpers import basic, bearer
 
-PASSWORD = "Cheshire grin"  # not that of the examples, so that no request changes it by chance
+PASSWORD = "Cheshire grin"  # unlike the examples, so that no request changes it by chance
 
-# The texts of 400 to a request that the schema allows.
+# The messages of a 400 to a request that is valid by its schema.
 KNOWN_REASONS = re.compile(
     "please use a different (username|email address)"
-    "|email must be a valid email address"  # a domain that nobody can have, such as .test
+    "|email must be a valid email address"  # a reserved domain, such as .test
     "|name must be other than those of your live tokens"
-    "|you have 1000 access tokens"
-    "|you cannot follow yourself"
+    "|limit of 1000 access tokens reached"
+    "|you cannot follow yourself"  # microblog
     "|(new_)?password must .*"
 )
 
 
-# Hypothesis' own are mostly of a kind that mail servers take and nobody has.
+# Hypothesis alone generates valid addresses that are mostly unlike real ones.
 schemathesis.openapi.format(
     "email",
     st.emails() | st.from_regex(r"[a-z0-9]{1,20}@[a-z0-9]{1,20}\.example", fullmatch=True),
@@ -34,15 +34,15 @@ schemathesis.openapi.format(
 
 
 class Account:
-    """A registered user; another one when that has left."""
+    """A registered user; another one is registered after the user was deactivated."""
 
     names = (f"cheshire{number}" for number in itertools.count(1))
 
     def __init__(self, url):
         self.url = url
         self.register()
-        self.somebody_else = self.id
-        self.register()
+        self.somebody_else = self.id  # microblog
+        self.register()  # microblog
 
     def register(self):
         self.name = next(self.names)
@@ -50,19 +50,21 @@ class Account:
         self.id = self.create("users", username=self.name, email=email, password=PASSWORD)
 
     def create(self, what, **body):
-        """The id of a new one."""
+        """Create a resource; return its id."""
         url, headers = f"{self.url}/api/{what}", basic(self.name, PASSWORD)
         answer = requests.post(url, json=body, headers=headers, timeout=20)
         assert answer.status_code == 201, answer.text
         return answer.json()["id"]
 
     def id_for(self, path):
-        """Of something there is, at best of one's own."""
-        if "/posts/{" in path:
-            return self.create("posts", body="Curiouser")
+        """Return the id of an existing resource, preferably one that the user owns."""
+        if "/posts/{" in path:  # microblog
+            return self.create("posts", body="Curiouser")  # microblog
         if "/access-tokens/{" in path:
             return self.create("access-tokens", name=next(self.names), scope="read", expires_in=60)
-        return self.somebody_else if "/following/{" in path else self.id
+        if "/following/{" in path:  # microblog
+            return self.somebody_else  # microblog
+        return self.id
 
     def log_in(self):
         headers = basic(self.name, PASSWORD)
@@ -75,7 +77,7 @@ class Account:
 
 @schemathesis.auth(refresh_interval=None)
 class Credentials:
-    """Live ones for each request, in each of the ways that the document names."""
+    """Valid credentials for each request, in turn for each scheme of the document."""
 
     def __init__(self):
         self.account = Account(os.environ["API_URL"])
@@ -99,12 +101,12 @@ class Credentials:
 
     def set(self, case, data, _context):
         case.headers.update(data)
-        # Who only asks for what is not there never gets far. Not while things are
-        # followed from one request to the next: their owner must stay.
+        # Who only asks for what is not there never gets far. Not while one
+        # request uses what another has made: its owner must stay.
         self.requests[case.operation.label] += 1
         if case.meta.phase.name == TestPhase.STATEFUL or self.requests[case.operation.label] % 2:
             return
-        # Nor where it is the id that is wrong on purpose.
+        # Keep an id that is invalid on purpose.
         if "id" in case.path_parameters and not case.meta.is_negative_at(ParameterLocation.PATH):
             case.path_parameters["id"] = self.account.id_for(case.operation.path)
         if case.operation.path.endswith("/password") and case.meta.generation.mode.is_positive:

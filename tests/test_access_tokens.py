@@ -1,4 +1,4 @@
-"""Access tokens: made, used, listed and revoked; what each scope opens, and what none does."""
+"""Access tokens: create, use, list and revoke them; the routes that each scope opens."""
 
 import re
 import sqlite3
@@ -10,10 +10,12 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app import create_app, db, tokens
+from app import create_app, db
 from app.auth import any_auth
 from app.models import AccessToken
-from tests.helpers import PASSWORD, PUBLIC, Server, at_once, basic, bearer
+from app.security import tokens
+from tests.helpers import PASSWORD, Server, at_once, basic, bearer
+from tests.routes import PASSWORD_ONLY, PUBLIC, ROUTES
 
 DAY = 24 * 3600
 INVALID = 'error="invalid_token", error_description="the token is not valid"'
@@ -22,7 +24,7 @@ EXPIRED = 'error="invalid_token", error_description="the token has expired"'
 
 @pytest.fixture
 def make(client, alice):
-    """A new access token of Alice's, as the answer has it."""
+    """Return a function that creates an access token of Alice's and returns the answer."""
 
     def make(name="phone", scope="read write", by=None, **fields):
         response = client.post(
@@ -37,16 +39,16 @@ def make(client, alice):
 
 
 def me(client, text):
-    # Closed, as a server does once it has sent the answer.
+    # Closed as by a server: `last_used` is updated when the response is closed.
     with client.get("/api/users/me", headers=bearer(text)) as response:
         return response.status_code
 
 
-# -- Making ----------------------------------------------------------------------------
+# -- Creating --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["password", "login token"])
-def test_a_token_is_handed_over_once(client, alice, token, way):
+def test_the_text_of_an_access_token_is_shown_only_once(client, alice, token, way):
     headers = basic("alice") if way == "password" else bearer(token)
     body = {"name": "Phone 📱", "scope": "write read", "expires_in": 3600}
     response = client.post("/api/access-tokens", json=body, headers=headers)
@@ -71,7 +73,7 @@ def test_a_token_is_handed_over_once(client, alice, token, way):
         assert made["token"] not in client.get(path, headers=headers).text
 
 
-def test_a_token_lives_for_30_days_or_as_long_as_one_says(client, make):
+def test_an_access_token_expires_after_30_days_or_after_expires_in(client, make):
     for fields, seconds in (({}, 30 * DAY), ({"expires_in": 60}, 60)):
         made = make(name=str(seconds), **fields)
         assert made["expires_in"] == seconds
@@ -92,6 +94,12 @@ def test_a_token_lives_for_30_days_or_as_long_as_one_says(client, make):
         ({"name": "x" * 65, "scope": "read"}, "name"),
         ({"name": 7, "scope": "read"}, "name"),
         ({"name": "a\0", "scope": "read"}, "name"),
+        ({"name": "two\nlines", "scope": "read"}, "name"),
+        ({"name": "line\n", "scope": "read"}, "name"),
+        ({"name": "line\u2028", "scope": "read"}, "name"),
+        ({"name": "\x1b[2J", "scope": "read"}, "name"),
+        ({"name": "\u202eesrever", "scope": "read"}, "name"),
+        ({"name": "zero\u200bwidth", "scope": "read"}, "name"),
         ({"name": "x"}, "scope"),
         ({"name": "x", "scope": ""}, "scope"),
         ({"name": "x", "scope": "read admin"}, "scope"),
@@ -105,7 +113,7 @@ def test_a_token_lives_for_30_days_or_as_long_as_one_says(client, make):
         ({"name": "x", "scope": "read", "expires_in": None}, "expires_in"),
     ],
 )
-def test_a_body_that_will_not_do_is_refused_with_the_field(client, alice, body, field):
+def test_an_invalid_body_is_refused_and_the_field_named(client, alice, body, field):
     response = client.post("/api/access-tokens", json=body, headers=basic("alice"))
     assert response.status_code == 400
     assert list(response.json["errors"]) == [field]
@@ -113,7 +121,7 @@ def test_a_body_that_will_not_do_is_refused_with_the_field(client, alice, body, 
         assert "read write introspect" in response.json["message"]
 
 
-def test_two_live_tokens_of_a_user_have_two_names(client, make, bob):
+def test_the_name_of_a_live_access_token_is_unique_per_user(client, make, bob):
     first = make()
     body = {"name": "phone", "scope": "read"}
     response = client.post("/api/access-tokens", json=body, headers=basic("alice"))
@@ -126,7 +134,7 @@ def test_two_live_tokens_of_a_user_have_two_names(client, make, bob):
         make()
 
 
-def test_a_user_has_so_many_tokens_and_no_more_however_they_ask(app, client, alice, make):
+def test_concurrent_requests_cannot_exceed_the_limit_of_access_tokens(app, client, alice, make):
     app.config["ACCESS_TOKENS_PER_USER"] = 5
 
     def ask(number):
@@ -141,7 +149,7 @@ def test_a_user_has_so_many_tokens_and_no_more_however_they_ask(app, client, ali
     assert listed["_meta"]["total_items"] == 5
 
 
-def test_what_expired_long_ago_is_forgotten_when_one_is_made(app, make):
+def test_creating_an_access_token_deletes_those_that_expired_30_days_ago(app, make):
     make(name="old", expires_in=60)
     with time_machine.travel(datetime.now(UTC) + timedelta(days=29)):
         make(name="newer")
@@ -154,7 +162,7 @@ def test_what_expired_long_ago_is_forgotten_when_one_is_made(app, make):
             assert set(names) == {"newer", "newest"}
 
 
-def test_of_many_tokens_of_one_name_at_once_one_is_made(app, alice):
+def test_concurrent_requests_create_only_one_access_token_of_a_name(app, alice):
     def ask(_):
         body = {"name": "phone", "scope": "read"}
         return app.test_client().post("/api/access-tokens", json=body, headers=basic("alice"))
@@ -162,10 +170,24 @@ def test_of_many_tokens_of_one_name_at_once_one_is_made(app, alice):
     assert sorted(answer.status_code for answer in at_once(8, ask)) == [201] + [400] * 7
 
 
+def test_creating_an_access_token_does_not_change_last_seen(client, alice, make):
+    def last_seen():
+        return client.get("/api/users/me", headers=basic("alice")).json["last_seen"]
+
+    before = last_seen()
+    make()
+    assert last_seen() == before
+
+
+def test_the_name_of_an_access_token_may_be_in_any_script(make):
+    for name in ("Phone 📱", "Familie 👨\u200d👩\u200d👧", "گوشی\u200cمن", "téléphone"):
+        assert make(name=name)["name"] == name
+
+
 # -- Listing and revoking --------------------------------------------------------------
 
 
-def test_the_collection_has_ones_own_live_tokens(client, make, bob):
+def test_the_collection_contains_only_live_access_tokens_of_the_user(client, make, bob):
     ids = [make(name=f"token {number}")["id"] for number in range(3)]
     make(by=basic("bob"))
     make(name="short", expires_in=60)
@@ -176,7 +198,7 @@ def test_the_collection_has_ones_own_live_tokens(client, make, bob):
     assert listed["_links"]["next"] == "/api/access-tokens?page=2&per_page=2"
 
 
-def test_another_users_token_is_not_there(client, make, bob):
+def test_an_access_token_of_another_user_is_404(client, make, bob):
     id = make()["id"]
     for method in ("GET", "DELETE"):
         response = client.open(f"/api/access-tokens/{id}", method=method, headers=basic("bob"))
@@ -184,7 +206,7 @@ def test_another_users_token_is_not_there(client, make, bob):
     assert client.get(f"/api/access-tokens/{id}", headers=basic("alice")).status_code == 200
 
 
-def test_revoking_one_device_leaves_the_others(server, register):
+def test_revoking_one_access_token_leaves_the_other_tokens_valid(server, register):
     register("alice")
     settings = {**server.environment, "PORT": "0"}
     with Server(**settings) as other:
@@ -214,14 +236,14 @@ def test_revoking_one_device_leaves_the_others(server, register):
 
 
 @pytest.mark.parametrize("scope", ["read", "write", "introspect"])
-def test_logging_out_with_an_access_token_ends_that_one_alone(client, make, token, scope):
+def test_logging_out_with_an_access_token_revokes_only_that_token(client, make, token, scope):
     others = make(name="other")["token"]
     text = make(scope=scope)["token"]
     assert client.delete("/api/tokens", headers=bearer(text)).status_code == 204
     assert [me(client, each) for each in (text, others, token)] == [401, 200, 200]
 
 
-def test_a_token_tells_what_it_is(client, make):
+def test_get_tokens_returns_scope_expiry_and_user_of_an_access_token(client, make):
     text = make(scope="write", expires_in=600)["token"]
     response = client.get("/api/tokens", headers=bearer(text))
     assert response.json["scope"] == response.headers["X-Scope"] == "write"
@@ -230,7 +252,9 @@ def test_a_token_tells_what_it_is(client, make):
 
 
 @pytest.mark.parametrize("end", ["password", "leaving", "revoke", "revoke --all", "set_password"])
-def test_what_ends_every_token_ends_these_too(app, client, alice, make, end):
+def test_a_password_change_deactivation_or_revoke_command_ends_access_tokens(
+    app, client, alice, make, end
+):
     text = make()["token"]
     runner = app.test_cli_runner()
     if end == "password":
@@ -252,37 +276,6 @@ def test_what_ends_every_token_ends_these_too(app, client, alice, make, end):
 
 # -- Scopes ----------------------------------------------------------------------------
 
-# What each route takes; nothing is what only a password or the token of a log in opens.
-ROUTES = {
-    ("GET", "/api/users"): "read",
-    ("GET", "/api/users/me"): "read",
-    ("GET", "/api/users/1"): "read",
-    ("PUT", "/api/users/1"): "write",
-    ("PUT", "/api/users/1/password"): "",
-    ("DELETE", "/api/users/1"): "",
-    ("GET", "/api/users/1/followers"): "read",
-    ("GET", "/api/users/1/following"): "read",
-    ("GET", "/api/users/1/followed"): "read",
-    ("PUT", "/api/users/me/following/1"): "write",
-    ("DELETE", "/api/users/me/following/1"): "write",
-    ("GET", "/api/users/1/posts"): "read",
-    ("GET", "/api/posts"): "read",
-    ("GET", "/api/feed"): "read",
-    ("POST", "/api/posts"): "write",
-    ("GET", "/api/posts/1"): "read",
-    ("PUT", "/api/posts/1"): "write",
-    ("DELETE", "/api/posts/1"): "write",
-    ("GET", "/api/tokens"): "read write introspect",
-    ("DELETE", "/api/tokens"): "read write introspect",
-    ("PUT", "/api/tokens"): "",
-    ("POST", "/api/tokens/introspect"): "introspect",
-    ("POST", "/api/access-tokens"): "",
-    ("GET", "/api/access-tokens"): "",
-    ("GET", "/api/access-tokens/1"): "",
-    ("DELETE", "/api/access-tokens/1"): "",
-}
-PASSWORD_ONLY = {("POST", "/api/tokens")}
-
 
 def test_every_route_is_in_the_table(app):
     routes = {
@@ -293,7 +286,7 @@ def test_every_route_is_in_the_table(app):
     assert routes == ROUTES.keys() | PUBLIC | PASSWORD_ONLY
 
 
-def test_each_scope_opens_what_the_table_says(client, make, capsys):
+def test_each_scope_opens_exactly_the_routes_in_the_table(client, make, capsys):
     lines = [f"{'':36}{'read':>8}{'write':>8}{'introspect':>12}"]
     for (method, path), needed in ROUTES.items():
         line = f"{method + ' ' + path:36}"
@@ -319,20 +312,20 @@ def test_each_scope_opens_what_the_table_says(client, make, capsys):
 
 
 @pytest.mark.parametrize("headers", [{}, bearer("x"), basic("alice", "wrong one")])
-def test_without_good_credentials_every_route_is_401(client, alice, headers, app):
+def test_every_route_refuses_missing_or_invalid_credentials_with_401(client, alice, headers, app):
     app.config["LOGIN_LIMIT_PER_SOURCE"] = app.config["LOGIN_LIMIT_PER_ACCOUNT"] = "1000 per hour"
     for method, path in ROUTES.keys() | PASSWORD_ONLY:
         assert client.open(path, method=method, headers=headers).status_code == 401
 
 
-def test_an_expired_token_opens_nothing(client, make):
+def test_an_expired_access_token_is_refused_by_every_route(client, make):
     text = make(scope="read write introspect", expires_in=60)["token"]
     with time_machine.travel(datetime.now(UTC) + timedelta(seconds=61)):
         for method, path in ROUTES:
             assert client.open(path, method=method, headers=bearer(text)).status_code == 401
 
 
-def test_no_access_token_changes_what_one_logs_in_with(client, alice, make):
+def test_an_access_token_cannot_change_the_user_name_or_email_address(client, alice, make):
     headers = bearer(make(scope="read write introspect")["token"])
     path = f"/api/users/{alice}"
     for changes in ({"email": "evil@example.com"}, {"username": "evil", "about_me": "x"}):
@@ -349,7 +342,7 @@ def test_an_access_token_does_not_log_in(client, make):
         assert client.post("/api/tokens", headers=headers).status_code == 401
 
 
-def test_a_route_that_does_not_say_who_may_use_it_is_refused(config_class):
+def test_a_route_without_auth_required_or_public_answers_403(config_class):
     app = create_app(config_class)
     app.get("/forgotten")(lambda: "open to everybody")
     response = app.test_client().get("/forgotten")
@@ -357,7 +350,7 @@ def test_a_route_that_does_not_say_who_may_use_it_is_refused(config_class):
     assert "auth_required" in response.json["message"]
 
 
-def test_a_route_may_want_one_of_two_scopes_or_both(client_of, make):
+def test_a_route_can_require_one_of_two_scopes_or_both(client_of, make):
     client = client_of()
     app = client.application
     for path, roles in (("either", ["write", "introspect"]), ("both", [["write", "introspect"]])):
@@ -376,10 +369,10 @@ def test_a_route_may_want_one_of_two_scopes_or_both(client_of, make):
             assert 'scope="write introspect"' in response.headers["WWW-Authenticate"]
 
 
-# -- At rest and on the way ------------------------------------------------------------
+# -- Stored and presented tokens -------------------------------------------------------
 
 
-def test_no_value_of_the_database_is_a_credential(app, client, make, token):
+def test_no_value_in_the_database_works_as_a_credential(app, client, make, token):
     texts = [make(name=f"token {number}")["token"] for number in range(3)]
     with app.app_context():
         values = {
@@ -396,14 +389,14 @@ def test_no_value_of_the_database_is_a_credential(app, client, make, token):
     app.config.update(LOGIN_LIMIT_PER_SOURCE="1000/hour", LOGIN_LIMIT_PER_ACCOUNT="1000/hour")
     for value in values:
         assert value not in texts
-        # What a header can hold of it.
+        # A header can contain only the printable ASCII characters.
         assert me(client, re.sub("[^ -~]", "", value) or "x") == 401
         for login, password in ((value, ""), (value, value), ("alice", value)):
             headers = basic(login, password)
             assert client.get("/api/users/me", headers=headers).status_code == 401
 
 
-def test_a_check_is_one_select(client, make, statements):
+def test_an_access_token_is_checked_with_one_select(client, make, statements):
     text = make()["token"]
     me(client, text)
     statements.clear()
@@ -413,14 +406,14 @@ def test_a_check_is_one_select(client, make, statements):
 
 
 @pytest.mark.parametrize("text", ["mba_" + "A" * 36, "mba_", "mba_" + "x" * 8000])
-def test_what_cannot_be_a_token_is_refused_without_asking(client, statements, text):
+def test_a_malformed_access_token_is_refused_without_a_database_query(client, statements, text):
     response = client.get("/api/users/me", headers=bearer(text))
     assert response.status_code == 401
     assert INVALID in response.headers["WWW-Authenticate"]
     assert statements == []
 
 
-def test_an_unknown_or_revoked_token_is_invalid_and_no_more_is_learned(client, make):
+def test_unknown_and_revoked_access_tokens_get_the_same_challenge(client, make):
     made = make()
     client.delete(f"/api/access-tokens/{made['id']}", headers=basic("alice"))
     answers = [
@@ -435,7 +428,7 @@ def test_an_unknown_or_revoked_token_is_invalid_and_no_more_is_learned(client, m
 # -- Last used -------------------------------------------------------------------------
 
 
-def test_a_use_is_noted_at_most_once_an_hour(client, make, statements):
+def test_last_used_is_updated_at_most_once_an_hour(client, make, statements):
     made = make()
     path = f"/api/access-tokens/{made['id']}"
 
@@ -454,7 +447,9 @@ def test_a_use_is_noted_at_most_once_an_hour(client, make, statements):
     assert writes() == 2
 
 
-def test_a_use_that_cannot_be_noted_neither_fails_nor_waits(app, client, make, config_class):
+def test_a_database_lock_neither_fails_nor_delays_the_use_of_an_access_token(
+    app, client, make, config_class
+):
     text = make()["token"]
     uri = sa.make_url(config_class.SQLALCHEMY_DATABASE_URI)
     if uri.get_backend_name() == "sqlite":
@@ -475,9 +470,11 @@ def test_a_use_that_cannot_be_noted_neither_fails_nor_waits(app, client, make, c
         assert db.session.scalar(sa.select(AccessToken.last_used)) is not None
 
 
-def test_after_a_use_was_noted_a_writer_waits_its_turn_as_before(app, client, make, config_class):
+def test_updating_last_used_does_not_change_the_lock_timeout_of_the_connection(
+    app, client, make, config_class
+):
     with app.app_context():
-        db.engine.dispose()  # one connection alone, that of this thread
+        db.engine.dispose()  # leaves the pool with the one connection of this thread
     me(client, make()["token"])
     with app.app_context():
         if db.engine.dialect.name == "sqlite":

@@ -26,7 +26,7 @@ def test_each_event_is_a_line(app, client, alice, events):
     body["current_password"] = PASSWORD
     client.put(f"/api/users/{alice}/password", json=body, headers=headers)
     client.delete(f"/api/users/{alice}", headers=basic("alice", "battery staple"))
-    for _ in range(19):
+    for _ in range(17):  # with the three above, as many as one address has
         client.post("/api/tokens", headers=basic("alice"))
     assert [fields(event)[:2] for event in events()] == [
         ("log_in", alice),
@@ -39,7 +39,7 @@ def test_each_event_is_a_line(app, client, alice, events):
         ("password_changed", alice),
         ("log_in", alice),
         ("deactivated", alice),
-        *[("log_in_failed", None)] * 19,
+        *[("log_in_failed", None)] * 17,
     ]
     client.post("/api/tokens", headers=basic("somebody"))
     assert fields(events()[-1]) == ("log_in_throttled", None, "127.0.0.1")
@@ -66,7 +66,7 @@ def test_a_name_cannot_forge_a_line(app, client, alice, events, caplog):
         assert record.message.isprintable()
 
 
-def test_a_server_writes_whole_lines_that_the_access_log_can_be_joined_with(server, register):
+def test_the_audit_log_and_the_access_log_share_the_request_id(server, register):
     alice = register("alice")
     ok = server.request("POST", "/api/tokens", headers=basic("alice"))
     bad = server.request("POST", "/api/tokens", headers=basic("nobody\n{}"))
@@ -78,13 +78,13 @@ def test_a_server_writes_whole_lines_that_the_access_log_can_be_joined_with(serv
     for event, answer in zip(server.events(), (ok, bad), strict=True):
         request_id = answer.headers["X-Request-Id"]
         assert event["request_id"] == request_id
-        access = [line for line in server.output if line.rstrip().endswith(request_id)]
-        assert len(access) == 1
-        assert f'"POST /api/tokens" {answer.status}' in access[0]
+        _, access = [line for line in server.log() if line["request_id"] == request_id]
+        assert access["event"] == "request"
+        assert (access["path"], access["status"]) == ("/api/tokens", answer.status)
 
 
 @pytest.mark.parametrize("failing", ["commit"])
-def test_what_was_not_committed_is_not_told(client, token, events, monkeypatch, failing, app):
+def test_an_event_is_logged_only_after_the_commit(client, token, events, monkeypatch, failing, app):
     def fail():
         raise RuntimeError(failing)
 

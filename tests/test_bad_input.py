@@ -1,4 +1,4 @@
-"""Bodies that are no JSON, not the right JSON, or too much of it: refused, and nothing stored."""
+"""Bodies that are not JSON, have invalid values or are too large: refused, nothing stored."""
 
 import json
 
@@ -11,7 +11,7 @@ from tests.helpers import PASSWORD, bearer
 
 GOOD = {"username": "carol", "email": "carol@example.com", "password": PASSWORD}
 
-# A PUT knows no password: there it is ignored, like any unknown field.
+# PUT has no password field: a password is ignored, like any unknown field.
 NEEDED = [
     ("POST", "username"),
     ("POST", "email"),
@@ -23,14 +23,14 @@ NEEDED = [
 
 @pytest.fixture(params=["POST", "PUT"])
 def send(request, app, client, alice, token):
-    """Sends a body to register, or to change Alice; afterwards nothing must have changed."""
+    """Send a body to register or to change Alice; check afterwards that no user has changed."""
 
     def users():
         with app.app_context():
             columns = (User.id, User.username, User.email, User.about_me, User.password_hash)
             return db.session.execute(sa.select(*columns).order_by(User.id)).all()
 
-    # Alice's token goes with both; registering does not look at it.
+    # Both requests send Alice's token; POST ignores it.
     path = "/api/users" if request.param == "POST" else f"/api/users/{alice}"
     before = users()
 
@@ -64,7 +64,7 @@ def send(request, app, client, alice, token):
     ],
     ids=lambda body: body[:20],
 )
-def test_what_is_not_json_is_refused(send, body):
+def test_a_body_that_is_not_json_is_refused(send, body):
     response = send(body)
     assert response.status_code == 400
     assert response.json == {"error": "Bad Request", "message": "the body is not valid JSON"}
@@ -77,7 +77,7 @@ def test_a_byte_order_mark_is_ignored(client):
 
 
 @pytest.mark.parametrize("body", ["null", "true", "1", "1.5", '"text"', "[]", "[{}]", '[["a", 1]]'])
-def test_what_is_not_an_object_is_refused(send, body):
+def test_a_json_body_that_is_not_an_object_is_refused(send, body):
     response = send(body)
     assert response.status_code == 400
     assert response.json == {"error": "Bad Request", "message": "the body must be a JSON object"}
@@ -109,14 +109,14 @@ def test_a_wrong_value_is_refused_and_its_field_is_named(send, field, value):
 
 
 @pytest.mark.parametrize(("send", "field"), NEEDED, indirect=["send"])
-def test_null_is_refused_where_a_value_is_needed(send, field):
+def test_null_is_refused_in_a_field_that_must_have_a_value(send, field):
     response = send(json.dumps(GOOD | {field: None}))
     assert response.status_code == 400
     assert response.json["errors"] == {field: ["must be a string"]}
 
 
 @pytest.mark.parametrize("field", ["username", "email", "password", "about_me", "unknown"])
-def test_a_megabyte_is_refused(send, field):
+def test_a_body_of_a_megabyte_is_refused(send, field):
     response = send(json.dumps(GOOD | {field: "x" * 1_000_000}))
     assert response.status_code == 413
     assert response.json["error"] == "Request Entity Too Large"
@@ -126,7 +126,7 @@ def test_100_000_brackets_are_refused(send):
     assert send("[" * 100_000).status_code in (400, 413)
 
 
-def test_every_wrong_field_is_named_at_once(send):
+def test_all_invalid_fields_are_named_in_one_answer(send):
     body = {"username": "a b", "email": "nowhere", "password": "short", "about_me": "x" * 141}
     response = send(json.dumps(body))
     assert response.status_code == 400

@@ -1,4 +1,4 @@
-"""What a browser does with the API: the page at `/docs`, and pages of other origins."""
+"""The API in a browser: the page at `/docs`, and pages of other origins."""
 
 import os
 import shutil
@@ -12,8 +12,10 @@ from playwright.sync_api import Error, expect, sync_playwright
 
 from tests.helpers import PASSWORD, Server
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
-# A folder to leave pictures of the page in: SCREENSHOTS=docs ./test.sh -k browser
+# A folder for screenshots of the page: SCREENSHOTS=docs ./test.sh -k browser
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 
 expect.set_options(timeout=20_000)  # milliseconds; machines may be slow
@@ -33,7 +35,7 @@ def browser():
 
 
 class Watched:
-    """A page, and what it does behind the scenes."""
+    """A page, with its requests, errors and password dialogs."""
 
     def __init__(self, page):
         self.page = page
@@ -54,7 +56,7 @@ class Watched:
         self.devtools.send("Fetch.continueRequest", {"requestId": event["requestId"]})
 
     def note_dialog(self, event):
-        """Here the browser would ask for a password by itself."""
+        """Record that the browser would open its own password dialog."""
         self.dialogs.append(event["request"]["url"])
         answer = {"authChallengeResponse": {"response": "CancelAuth"}}
         self.devtools.send("Fetch.continueWithAuth", {"requestId": event["requestId"], **answer})
@@ -79,13 +81,13 @@ def picture(page, name):
 
 
 class Docs:
-    """The page at `/docs`, in the hands of a reader."""
+    """The page at `/docs`, and what a reader does with it."""
 
     def __init__(self, page):
         self.page = page
 
     def execute(self, operation):
-        """Runs it; gives the response, once the page shows its status."""
+        """Execute an operation; return its response once the page shows the status."""
         block = self.page.locator(f"[id$=-{operation}]")
         if "is-open" not in block.get_attribute("class"):
             block.locator(".opblock-summary-control").click()
@@ -134,7 +136,7 @@ def test_a_wrong_password_on_the_page_opens_no_dialog_of_the_browser(new_server,
     docs.authorize("Basic", "alice", "Jabberwocky")
     assert docs.execute("get_token").status == 401
     assert watched.dialogs == []
-    # As it would otherwise.
+    # Without the header X-Requested-With, which the page sends, a dialog opens.
     watched.page.evaluate("fetch('/api/tokens', {method: 'POST'})")
     assert watched.dialogs == [f"{new_server.url}/api/tokens"]
 
@@ -153,8 +155,8 @@ def test_the_page_keeps_no_credentials(new_server, open_page):
 
 def test_a_link_to_an_operation_shows_its_name(new_server, open_page):
     page = open_page(viewport={"width": 1280, "height": 700}).page
-    page.goto(f"{new_server.url}/docs#/Posts/create_post")
-    block = page.locator("#operations-Posts-create_post")
+    page.goto(f"{new_server.url}/docs#/Tokens/introspect_token")
+    block = page.locator("#operations-Tokens-introspect_token")
     expect(block.locator(".opblock-body")).to_be_in_viewport()
     expect(block.locator(".opblock-summary")).to_be_in_viewport(ratio=1)
 
@@ -166,7 +168,7 @@ def test_the_page_fits_a_phone(new_server, open_page):
     page.locator(".opblock").first.wait_for()
     picture(page, "page-on-a-phone.png")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
-    # Nor is anything of an answer cut off.
+    # The response is not cut off either.
     docs.execute("create_user")
     block = page.locator("#operations-Users-create_user")
     assert block.evaluate("block => block.scrollWidth <= block.clientWidth")
@@ -183,13 +185,14 @@ SCRIPT = """async (api) => {
     const bearer = "Bearer " + (await (await call("POST", "/api/tokens", basic)).json()).token;
     const json = {...ajax, "Content-Type": "application/json"};
     const options = {method: "POST", headers: {...json, Authorization: bearer}};
-    const post = await fetch(api + "/api/posts", {...options, body: '{"body": "Hello"}'});
+    const body = '{"name": "phone", "scope": "read"}';
+    const made = await fetch(api + "/api/access-tokens", {...options, body});
     const out = await call("DELETE", "/api/tokens", bearer);
     const after = await call("GET", "/api/users/me", bearer);
     return {
-        statuses: [refused, post, out, after].map((response) => response.status),
+        statuses: [refused, made, out, after].map((response) => response.status),
         challenge: refused.headers.get("WWW-Authenticate"),
-        location: post.headers.get("Location"),
+        location: made.headers.get("Location"),
     };
 }"""
 
@@ -212,7 +215,7 @@ def elsewhere(tmp_path):
 ALICE = {"username": "alice", "email": "alice@example.com", "password": PASSWORD}
 
 
-def test_a_page_of_a_named_origin_logs_in_calls_and_logs_out(new_server, open_page, elsewhere):
+def test_a_page_of_an_allowed_origin_can_log_in_call_and_log_out(new_server, open_page, elsewhere):
     new_server.request("POST", "/api/users", json_body=ALICE)
     watched = open_page()
     watched.page.goto(elsewhere)
@@ -220,11 +223,11 @@ def test_a_page_of_a_named_origin_logs_in_calls_and_logs_out(new_server, open_pa
         told = watched.page.evaluate(SCRIPT, named.url)
     assert told["statuses"] == [401, 201, 204, 401]
     assert told["challenge"] == 'xBasic realm="Microblog API", charset="UTF-8"'
-    assert told["location"].startswith("/api/posts/")
+    assert told["location"].startswith("/api/access-tokens/")
     assert watched.dialogs == []
 
 
-def test_a_page_of_any_other_origin_cannot_call(new_server, open_page, elsewhere):
+def test_a_page_of_any_other_origin_cannot_call_the_api(new_server, open_page, elsewhere):
     new_server.request("POST", "/api/users", json_body=ALICE)
     page = open_page().page
     page.goto(elsewhere)

@@ -1,4 +1,4 @@
-"""What `docs/clients` promises: clients generated from the document work."""
+"""Clients generated from the OpenAPI document work, as `docs/clients` says."""
 
 import os
 import shutil
@@ -10,12 +10,14 @@ import pytest
 
 from tests.helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 GENERATED = ("microblog_api_client", "node_modules", "build", "schema.d.ts")
-STEPS = ["registered", "logged in", "the token is of", "wrote", "logged out, and the token is"]
+STEPS = ["registered", "logged in", "the token is of", "changed", "logged out, and the token is"]
 
 
 def copy(language, directory):
-    """A copy of the example in that language, with nothing generated yet."""
+    """Copy the example in that language, without generated files; return its folder."""
     ignore = shutil.ignore_patterns(*GENERATED)
     return shutil.copytree(
         ROOT / "docs" / "clients" / language, directory / language, ignore=ignore
@@ -37,7 +39,7 @@ def attempt(directory, *command):
 
 
 def run(directory, *command):
-    """What the command prints; it must succeed."""
+    """Run the command, which must succeed; return its output."""
     done = attempt(directory, *command)
     assert done.returncode == 0, done.stdout
     return done.stdout

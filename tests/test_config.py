@@ -1,6 +1,8 @@
-"""Settings: what is read, what is refused, and the key that a SQLite application makes."""
+"""Settings: defaults, validation, and the secret key that is generated on SQLite."""
 
+import importlib.util
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -9,12 +11,22 @@ import sys
 import pytest
 from marshmallow import ValidationError
 
-from config import BASE_DIR, database_uri, rate_limit, redis_url, secret_key_of_instance
+from app import create_app
+from config import (
+    BASE_DIR,
+    SETTINGS,
+    ConfigError,
+    database_uri,
+    misspelled,
+    rate_limit,
+    redis_url,
+    secret_key_of_instance,
+)
 from tests.helpers import ROOT
 
 
 def python(code, directory=ROOT, **environment):
-    """Runs `code` in a process of its own, with these variables alone."""
+    """Run `code` in a new process, with only these environment variables."""
     keep = {name: os.environ[name] for name in ("PATH", "PYTHON_DOTENV_DISABLED")}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -40,20 +52,20 @@ def test_the_defaults_are_safe():
     ]
 
 
-def test_a_number_that_is_empty_is_the_default():
+def test_an_empty_number_means_the_default():
     code = "from config import Config as c; print(c.PORT, c.PASSWORD_HASH_CONCURRENCY > 0)"
     assert python(code, PORT="", PASSWORD_HASH_CONCURRENCY="").stdout.split() == ["5000", "True"]
 
 
 @pytest.mark.parametrize("text", ["", "20", "0 per hour", "1/minute;2/hour", "many per day"])
-def test_a_limit_is_one_number_per_time(text):
+def test_a_rate_limit_must_be_one_number_per_period(text):
     with pytest.raises(ValidationError, match="20 per 5 minutes"):
         rate_limit(text)
     assert rate_limit("3 per 2 hours") == "3 per 2 hours"
 
 
 @pytest.mark.parametrize("text", ["localhost", "http://x", "redis://h:port/0", "redis://h/0?x=y"])
-def test_a_redis_server_is_named_by_its_url(text):
+def test_an_invalid_redis_url_is_refused(text):
     with pytest.raises(ValidationError, match="redis://host:6379/0"):
         redis_url(text)
     assert redis_url("rediss://user:password@host/1") == "rediss://user:password@host/1"
@@ -94,20 +106,119 @@ def test_the_processes_share_the_cores_for_hashing():
         ("DATABASE_URL", "postgresql+psycopg2://localhost/app", "postgresql://"),
     ],
 )
-def test_a_value_that_cannot_be_used_stops_the_start_and_is_named(name, value, hint):
-    process = python("import microblog_api", **{name: value})
+def test_an_invalid_setting_is_named_with_what_it_must_look_like(monkeypatch, name, value, hint):
+    monkeypatch.setenv(name, value)
+    spec = importlib.util.spec_from_file_location("config_read_again", ROOT / "config.py")
+    config = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(config)
+    with pytest.raises(config.ConfigError) as error:
+        config.Config.check()
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{name}: must ")
+    assert hint in line
+
+
+def test_all_invalid_settings_stop_the_start_and_are_reported_at_once():
+    process = python("import microblog_api", PORT="x", WEB_THREADS="x")
     assert process.returncode == 1
-    assert process.stderr.startswith(f"{name}: must ")
-    assert hint in process.stderr
-    assert "Traceback" not in process.stderr
-
-
-def test_all_mistakes_are_told_at_once():
-    process = python("import config", PORT="x", WEB_THREADS="x")
     assert process.stderr.count("must be a whole number") == 2
+    assert len(process.stderr.splitlines()) == 2
 
 
-def test_another_database_than_sqlite_refuses_to_start_without_a_key():
+@pytest.mark.slow
+@pytest.mark.parametrize("value", ["0", "-1", "abc", "1.5"])
+def test_a_wrong_value_raises_in_create_app_and_not_in_the_import(value):
+    code = """
+import config, app
+try:
+    app.create_app()
+except config.ConfigError as error:
+    assert isinstance(error, ValueError)
+    print(error)
+"""
+    process = python(code, WEB_CONCURRENCY=value, PORT="x", DATABASE_URL="x", CORS_ORIGINS="x")
+    assert process.stderr == ""
+    assert [line.partition(": must ")[0] for line in process.stdout.splitlines()] == [
+        "PORT",
+        "WEB_CONCURRENCY",
+        "CORS_ORIGINS",
+        "DATABASE_URL",
+    ]
+
+
+def test_a_key_that_is_missing_raises_in_create_app(config_class):
+    settings = {"SECRET_KEY": None, "SQLALCHEMY_DATABASE_URI": "postgresql+psycopg://h/d"}
+    with pytest.raises(ConfigError, match="SECRET_KEY: must be set"):
+        create_app(type("NoKeyConfig", (config_class,), settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["users", "list"], ["db", "current"], ["--help"]])
+def test_every_command_says_what_is_wrong_with_a_setting(command):
+    environment = {**os.environ, "PORT": "http", "FLASK_APP": "microblog_api"}
+    process = subprocess.run(
+        [sys.executable, "-m", "flask", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert process.stderr == (
+        "PORT: must be a whole number from 0 to 65535 (TCP port; 0 is any free one)\n"
+    )
+    assert process.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("TOKEN_LIFETIME_SECOND", "TOKEN_LIFETIME_SECONDS"),
+        ("PASSWORD_MIN_LENGHT", "PASSWORD_MIN_LENGTH"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("DATABASEURL", "DATABASE_URL"),
+        ("SECRETKEY", "SECRET_KEY"),
+        ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
+        ("WEB_THREAD", "WEB_THREADS"),
+        ("TRUSTED_HOST", "TRUSTED_HOSTS"),
+        ("CORS_ORIGIN", "CORS_ORIGINS"),
+        ("LOGIN_LIMIT_PER_ADRESS", "LOGIN_LIMIT_PER_ADDRESS"),
+        ("REGISTRATIONS_LIMIT_PER_SOURCE", "REGISTRATION_LIMIT_PER_SOURCE"),
+    ],
+)
+def test_a_misspelled_setting_is_found(monkeypatch, name, setting):
+    monkeypatch.setenv(name, "5")
+    assert misspelled() == {name: setting}
+
+
+ORDINARY = """
+    PATH HOME HOSTNAME HOSTTYPE PYTHONPATH PYTHONUNBUFFERED LOGNAME USER USERNAME SHELL TERM LANG
+    LC_ALL PWD OLDPWD TZ MAIL EDITOR DISPLAY VIRTUAL_ENV SSH_AUTH_SOCK XDG_RUNTIME_DIR SHLVL _
+    FLASK_APP FLASK_DEBUG FLASK_RUN_PORT FLASK_RUN_HOST FLASK_SECRET_KEY GUNICORN_CMD_ARGS
+    SERVER_SOFTWARE SERVER_PORT SERVER_NAME HTTP_PROXY HTTPS_PROXY NO_PROXY
+    DB_HOST DB_PORT DB_NAME DB_URL APP_HOST APP_PORT APP_ENV APP_URL APP_KEY APP_SECRET PORTS PORT0
+    PGHOST PGPORT PGDATABASE PGPASSWORD DATABASE_HOST DATABASE_NAME DATABASE_PRIVATE_URL
+    DATABASE_URL_UNPOOLED POSTGRES_URL POSTGRES_PASSWORD TEST_DATABASE_URL
+    REDIS_HOST REDIS_PORT REDIS_TLS_URL REDIS_PASSWORD REDISCLOUD_URL MICROBLOG_PORT
+    AWS_SECRET_KEY S3_SECRET_KEY JWT_SECRET_KEY SECRET_KEY_BASE DJANGO_SECRET_KEY ALLOWED_HOSTS
+    CORS_ALLOWED_ORIGINS WEB_PORT WEB_HOST WORKERS THREADS MAX_THREADS RAILS_MAX_THREADS
+    KUBERNETES_PORT KUBERNETES_SERVICE_HOST INVOCATION_ID JOURNAL_STREAM
+""".split()  # noqa: SIM905  a list would have a line for each
+
+
+def test_an_ordinary_variable_is_not_taken_for_a_misspelled_setting(monkeypatch):
+    for name in [*ORDINARY, *SETTINGS]:
+        monkeypatch.setenv(name, "5")
+    assert misspelled() == {}
+
+
+def test_the_settings_are_the_variables_that_are_read():
+    example = (ROOT / ".env.example").read_text()
+    assert set(re.findall("^# ([A-Z0-9_]+)=", example, re.MULTILINE)) == SETTINGS
+
+
+def test_the_start_on_postgresql_requires_a_secret_key():
     process = python("import microblog_api", DATABASE_URL="postgresql://localhost/app")
     assert process.returncode == 1
     assert process.stderr.startswith("SECRET_KEY: must be set")
@@ -120,11 +231,13 @@ def test_another_database_than_sqlite_refuses_to_start_without_a_key():
         ("", f"sqlite:///{BASE_DIR}/app.db"),
         ("sqlite:///app.db", f"sqlite:///{BASE_DIR}/app.db"),
         ("sqlite:////data/app.db", "sqlite:////data/app.db"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite://"),
         ("postgres://u:p%40@h:5433/d", "postgresql+psycopg://u:p%40@h:5433/d"),
         ("postgresql://h/d?sslmode=require", "postgresql+psycopg://h/d?sslmode=require"),
     ],
 )
-def test_database_urls(text, uri):
+def test_database_urls_are_normalized(text, uri):
     assert database_uri(text) == uri
 
 
@@ -135,31 +248,29 @@ def test_database_urls(text, uri):
         "mysql://h/d",
         "sqlite+aiosqlite://",
         "postgresql",
-        "sqlite://",
-        "sqlite:///:memory:",
     ],
 )
-def test_other_databases_are_refused(text):
+def test_unsupported_database_urls_are_refused(text):
     with pytest.raises(ValidationError, match="must look like"):
         database_uri(text)
 
 
-def test_only_sqlite_makes_its_own_key(tmp_path):
-    with pytest.raises(SystemExit, match="SECRET_KEY: must be set"):
+def test_no_secret_key_is_generated_on_postgresql(tmp_path):
+    with pytest.raises(ConfigError, match="SECRET_KEY: must be set"):
         secret_key_of_instance("postgresql://h/d", str(tmp_path / "instance"))
     assert not (tmp_path / "instance").exists()
 
 
-def test_former_keys_are_a_list():
+def test_secret_key_fallbacks_is_a_comma_separated_list():
     code = "from config import Config; print(Config.SECRET_KEY_FALLBACKS)"
     assert python(code, SECRET_KEY_FALLBACKS="one, two,,").stdout == "('one', 'two')\n"
 
 
-def test_an_empty_host_is_not_every_host():
+def test_an_empty_host_means_127_0_0_1():
     assert python("from config import Config; print(Config.HOST)", HOST="").stdout == "127.0.0.1\n"
 
 
-def test_a_key_is_made_once_for_its_owner_alone(tmp_path):
+def test_the_secret_key_is_generated_once_and_readable_only_by_its_owner(tmp_path):
     instance = tmp_path / "instance"
     key = secret_key_of_instance("sqlite://", str(instance))
     assert len(key) >= 43  # 256 bits in base64
@@ -168,6 +279,7 @@ def test_a_key_is_made_once_for_its_owner_alone(tmp_path):
     assert stat.S_IMODE((instance / "secret_key").stat().st_mode) == 0o600
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_agree_on_a_key(tmp_path):
     code = f"import config; print(config.secret_key_of_instance('sqlite://', {str(tmp_path)!r}))"
     command = [sys.executable, "-c", code]
@@ -177,14 +289,15 @@ def test_processes_that_start_at_once_agree_on_a_key(tmp_path):
     assert len({process.communicate()[0] for process in processes}) == 1
 
 
-def test_a_key_that_cannot_be_kept_stops_the_start(tmp_path):
+def test_a_secret_key_that_cannot_be_stored_stops_the_start(tmp_path):
     (tmp_path / "instance").touch()  # a file where the folder should be
-    with pytest.raises(SystemExit, match="instance/secret_key: cannot be made or read"):
+    with pytest.raises(ConfigError, match="instance/secret_key: cannot be made or read"):
         secret_key_of_instance("sqlite://", str(tmp_path / "instance"))
 
 
-def test_the_file_env_is_read_and_the_environment_wins(tmp_path):
-    shutil.copy(ROOT / "config.py", tmp_path)
+def test_the_environment_overrides_the_env_file(tmp_path):
+    for file in ("config.py", "config_parsers.py"):
+        shutil.copy(ROOT / file, tmp_path)
     (tmp_path / ".env").write_text("PORT=6000\nWEB_THREADS=3\n")
     code = "from config import Config as c; print(c.PORT, c.WEB_THREADS)"
     process = python(code, directory=tmp_path, PYTHON_DOTENV_DISABLED="0", PORT="7000")
@@ -193,5 +306,5 @@ def test_the_file_env_is_read_and_the_environment_wins(tmp_path):
 
 def test_an_empty_key_file_stops_the_start(tmp_path):
     (tmp_path / "secret_key").touch()
-    with pytest.raises(SystemExit, match="is empty"):
+    with pytest.raises(ConfigError, match="is empty"):
         secret_key_of_instance("sqlite://", str(tmp_path))

@@ -1,6 +1,7 @@
-"""The schema, and a database that does not answer."""
+"""The migrations, and how SQLite is opened."""
 
 import os
+import stat
 import subprocess
 import sys
 
@@ -10,13 +11,14 @@ import sqlalchemy as sa
 
 from app import create_app, db
 from app.models import User
+from config import Config
 from tests.conftest import postgresql_schema
-from tests.helpers import ROOT
+from tests.helpers import PASSWORD, ROOT, at_once, basic
 
 
 @pytest.fixture
 def fresh_app(request, config_class, migrated_app, tmp_path):
-    """An application on a database of its own, without tables."""
+    """An application on its own database, without tables."""
 
     def make(uri):
         return create_app(type("FreshConfig", (config_class,), {"SQLALCHEMY_DATABASE_URI": uri}))
@@ -74,15 +76,16 @@ def test_a_database_of_the_first_schema_keeps_its_rows(fresh_app):
         assert (len(rows), tuple(rows[0])) == (2, row)
         page = User.page(1, 10)
         assert page.total == 2
-        assert [(u.post_count, u.follower_count, u.following_count) for u in page.items] == [
-            (0, 0, 0)
-        ] * 2
+        for user in page.items:  # microblog
+            counts = (user.post_count, user.follower_count, user.following_count)  # microblog
+            assert counts == (0, 0, 0)  # microblog
         db.session.rollback()
         flask_migrate.downgrade(revision="0001")
         rows = db.session.execute(sa.text(f'SELECT {columns} FROM "user" ORDER BY id')).all()
         assert tuple(rows[0]) == row
 
 
+@pytest.mark.slow
 def test_two_machines_that_upgrade_at_once_both_succeed(fresh_app):
     environment = {
         **os.environ,
@@ -96,6 +99,54 @@ def test_two_machines_that_upgrade_at_once_both_succeed(fresh_app):
         assert ("user", "token") in columns(db.engine)
 
 
+def test_a_sqlite_database_is_for_its_owner_only_and_an_existing_one_keeps_its_mode(tmp_path):
+    environment = {**os.environ, "DATABASE_URL": f"sqlite:///{tmp_path}/app.db"}
+    command = [sys.executable, "-m", "flask", "db", "upgrade"]
+    subprocess.run(command, cwd=ROOT, env=environment, umask=0o022, check=True)
+    database = tmp_path / "app.db"
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {0o600}
+
+    app = create_app(
+        type("FileConfig", (Config,), {"SQLALCHEMY_DATABASE_URI": f"sqlite:///{database}"})
+    )
+    with app.app_context():
+        for mode in (0o600, 0o640):
+            database.chmod(mode)
+            db.session.execute(sa.text("UPDATE total SET value = 1"))
+            files = [database, *(tmp_path / f"app.db-{end}" for end in ("wal", "shm"))]
+            assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {mode}
+            db.session.remove()
+            db.engine.dispose()
+
+
+@pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])
+@pytest.mark.parametrize("create", [flask_migrate.upgrade, db.create_all])
+def test_threads_share_a_database_in_memory(config_class, uri, create, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    app = create_app(type("MemoryConfig", (config_class,), {"SQLALCHEMY_DATABASE_URI": uri}))
+    with app.app_context():
+        create(ROOT / "migrations") if create is flask_migrate.upgrade else create()
+
+    def register(number):
+        name = f"user{number}"
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+        return app.test_client().post("/api/users", json=body).status_code
+
+    def me(number):
+        headers = basic(f"user{number}")
+        return app.test_client().get("/api/users/me", headers=headers).json["username"]
+
+    # One thread after another: they share one connection, and so its transaction.
+    for number in range(3):
+        assert at_once(1, lambda _, number=number: register(number)) == [201]
+    for number in range(3):
+        assert at_once(1, lambda _, number=number: me(number)) == [f"user{number}"]
+    assert not list(tmp_path.iterdir())
+    with app.app_context():
+        db.engine.dispose()
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(fresh_app, monkeypatch):
     monkeypatch.setattr("alembic.op.create_index", lambda *_, **__: 1 / 0)
     with fresh_app.app_context():
@@ -104,19 +155,26 @@ def test_a_migration_that_fails_leaves_nothing_behind(fresh_app, monkeypatch):
         assert columns(db.engine) == set()
 
 
-def test_sqlite_is_opened_to_lose_nothing(app):
+def test_sqlite_uses_wal_full_sync_foreign_keys_and_immediate_transactions(app):
     with app.app_context():
         if db.engine.dialect.name != "sqlite":
             pytest.skip("is no SQLite")
         pragmas = {
             name: db.session.execute(sa.text(f"PRAGMA {name}")).scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "mmap_size")
         }
         assert pragmas == {
             "journal_mode": "wal",
             "synchronous": 2,
             "foreign_keys": 1,
             "busy_timeout": 10_000,
+            "mmap_size": 2**30,
         }
         connection = db.session.connection().connection.dbapi_connection
         assert connection.isolation_level == "IMMEDIATE"
+
+
+def test_no_database_and_no_secret_is_copied_into_the_image():
+    ignored = set((ROOT / ".dockerignore").read_text().splitlines())
+    databases = {f"**/*.db{end}" for end in ("", "-shm", "-wal")}
+    assert databases | {".env", ".env.*", "instance"} <= ignored

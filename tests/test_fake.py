@@ -1,10 +1,11 @@
-"""`flask fake`: many users and posts, with counts that are true, and only where it is meant."""
+"""`flask fake users`: the users, their total, and the refusal of a remote database."""
 
 import pytest
 import sqlalchemy as sa
 
-from app import db, fake
-from app.models import Post, User
+from app import db
+from app.cli import fake
+from app.models import User
 from tests.helpers import PASSWORD, basic
 
 
@@ -13,29 +14,19 @@ def run(app):
     return lambda *arguments: app.test_cli_runner().invoke(args=["fake", *arguments])
 
 
-def test_it_makes_users_and_posts_whose_counts_are_true(app, client, alice, run, monkeypatch):
+def test_it_makes_users_who_are_counted(client, alice, run, monkeypatch):
     monkeypatch.setattr(fake, "BATCH", 30)
     assert run("users", "70").exit_code == 0
-    assert run("posts", "200").exit_code == 0
-    assert run("posts", "3").exit_code == 0
     page = client.get("/api/users?per_page=100", headers=basic("alice")).json
     assert len(page["items"]) == page["_meta"]["total_items"] == 71
-    assert sum(user["post_count"] for user in page["items"]) == 203
-    with app.app_context():
-        assert db.session.scalar(sa.select(sa.func.count()).select_from(Post)) == 203
-        written = sa.select(sa.func.count()).where(Post.user_id == User.id).scalar_subquery()
-        assert list(db.session.scalars(sa.select(User).where(User.post_count != written))) == []
-    posts = client.get("/api/posts?per_page=100", headers=basic("alice")).json["items"]
-    times = [post["timestamp"] for post in posts]
-    assert times == sorted(times, reverse=True)
 
 
-def test_it_can_be_repeated(run):
+def test_fake_users_can_run_twice(run):
     for _ in range(2):
         assert run("users", "5").exit_code == 0
 
 
-def test_nobody_can_log_in_as_a_fake_user(app, client, run):
+def test_a_fake_user_cannot_log_in(app, client, run):
     run("users", "1")
     with app.app_context():
         name = db.session.scalar(sa.select(User.username))
@@ -43,25 +34,18 @@ def test_nobody_can_log_in_as_a_fake_user(app, client, run):
         assert client.post("/api/tokens", headers=basic(name, password)).status_code == 401
 
 
-def test_posts_need_somebody_to_write_them(run):
-    result = run("posts", "1")
-    assert result.exit_code == 1
-    assert "there is nobody to write posts; make users with" in result.output
-
-
 @pytest.mark.parametrize("count", ["0", "-1", "many", "1.5"])
-def test_a_number_that_is_none_is_refused(run, count):
+def test_a_count_must_be_a_positive_whole_number(run, count):
     result = run("users", "--", count)
     assert result.exit_code == 2
     assert "COUNT" in result.output
 
 
-def test_another_machine_is_only_filled_when_told(run, monkeypatch):
+def test_a_remote_database_is_filled_only_with_the_option_yes(run, monkeypatch):
     monkeypatch.setattr(fake, "is_local", lambda _: False)
-    for command in ("users", "posts"):
-        result = run(command, "1")
-        assert result.exit_code == 2
-        assert "--yes" in result.output
+    result = run("users", "1")
+    assert result.exit_code == 2
+    assert "--yes" in result.output
     assert run("users", "1", "--yes").exit_code == 0
 
 
@@ -80,7 +64,7 @@ def test_another_machine_is_only_filled_when_told(run, monkeypatch):
         ("postgresql://localhost/d?service=production", False),
     ],
 )
-def test_what_is_another_machine(url, local, monkeypatch):
+def test_is_local_distinguishes_local_from_remote_databases(url, local, monkeypatch):
     assert fake.is_local(sa.make_url(url)) is local
     monkeypatch.setenv("PGHOST", "db.example.com")
     assert fake.is_local(sa.make_url(url)) is url.startswith("sqlite")

@@ -1,4 +1,4 @@
-"""Following, being followed, and the counts of both."""
+"""Following and unfollowing users, and the counts of followers."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_following_is_idempotent_and_counted(client, alice, bob, token, counts):
         assert (counts("alice"), counts("bob")) == ((0, 0), (0, 0))
 
 
-def test_one_sees_who_follows_whom(client, alice, bob, register, token):
+def test_followers_and_followed_users_are_listed(client, alice, bob, register, token):
     carol = register("carol")
     for id in (carol, bob):
         client.put(f"/api/users/me/following/{id}", headers=bearer(token))
@@ -47,7 +47,7 @@ def test_one_sees_who_follows_whom(client, alice, bob, register, token):
     assert client.get(f"/api/users/{alice}/followers", headers=bearer(token)).json["items"] == []
 
 
-def test_the_name_of_2018_answers_the_same(client, alice, bob, token):
+def test_the_old_route_followed_answers_like_following(client, alice, bob, token):
     client.put(f"/api/users/me/following/{bob}", headers=bearer(token))
     old, new = (
         client.get(f"/api/users/{alice}/{name}", headers=bearer(token)).json
@@ -56,7 +56,7 @@ def test_the_name_of_2018_answers_the_same(client, alice, bob, token):
     assert old == new
 
 
-def test_following_again_keeps_what_else_is_to_be_stored(app, alice, bob):
+def test_following_twice_does_not_discard_other_pending_changes(app, alice, bob):
     with app.app_context():
         Follow.begin(alice, bob)
         user = db.session.get(User, alice)
@@ -66,7 +66,7 @@ def test_following_again_keeps_what_else_is_to_be_stored(app, alice, bob):
         assert (user.about_me, db.session.get(User, bob).follower_count) == ("Hi", 1)
 
 
-def test_nobody_follows_themselves(client, alice, token, counts):
+def test_a_user_cannot_follow_themselves(client, alice, token, counts):
     response = client.put(f"/api/users/me/following/{alice}", headers=bearer(token))
     assert response.status_code == 400
     assert "yourself" in response.json["message"]
@@ -86,13 +86,13 @@ def test_a_user_that_does_not_exist_is_404(client, token, id):
 
 
 @pytest.mark.parametrize("name", ["followers", "following", "followed"])
-def test_a_page_that_is_no_number_is_refused(client, alice, token, name):
+def test_an_invalid_page_or_per_page_is_refused(client, alice, token, name):
     response = client.get(f"/api/users/{alice}/{name}?page=0&per_page=101", headers=bearer(token))
     assert response.status_code == 400
     assert sorted(response.json["errors"]) == ["page", "per_page"]
 
 
-def test_users_who_follow_each_other_at_once_do_not_wait_for_ever(server, register, counts):
+def test_users_who_follow_each_other_concurrently_do_not_deadlock(server, register, counts):
     ids = {name: register(name) for name in ("alice", "bob")}
 
     def follow(number):

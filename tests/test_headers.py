@@ -1,9 +1,12 @@
-"""What is believed of a request's headers, and what every response carries."""
+"""The request headers that are trusted, and the headers that every response has."""
 
 import re
 
 import pytest
+from flask import session
 
+from app import create_app
+from app.auth import public
 from tests.helpers import basic, bearer
 
 SAFE = {
@@ -37,16 +40,16 @@ def test_every_response_carries_its_id_and_the_safe_headers(client, token, metho
         assert "Strict-Transport-Security" not in response.headers
 
 
-def test_an_answer_to_our_own_mistake_carries_them_too(app, client, token, monkeypatch):
+def test_a_500_carries_the_request_id_and_the_safe_headers_too(app, client, token, monkeypatch):
     app.config["PROPAGATE_EXCEPTIONS"] = False
-    monkeypatch.setattr("app.models.User.find_by_token", None)
+    monkeypatch.setattr("app.auth.credential.look_up_login_token", None)
     response = client.get("/api/users", headers=bearer(token))
     assert response.status_code == 500
     assert "X-Request-Id" in response.headers
     assert SAFE.items() <= dict(response.headers).items()
 
 
-def test_each_request_has_an_id_of_its_own_that_nobody_can_choose(client):
+def test_each_request_gets_its_own_id_that_the_client_cannot_choose(client):
     ids = {
         client.get("/", headers={"X-Request-Id": "forged"}).headers["X-Request-Id"]
         for _ in range(10)
@@ -55,18 +58,40 @@ def test_each_request_has_an_id_of_its_own_that_nobody_can_choose(client):
     assert "forged" not in ids
 
 
+# -- Caches ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["Bearer", "Basic", "wrong"])
+def test_an_answer_to_a_request_with_credentials_has_no_store(client, token, way):
+    headers = {"Bearer": bearer(token), "Basic": basic("alice"), "wrong": bearer("x")}[way]
+    for path in (
+        "/api/users/me",
+        "/api/users",
+        "/nowhere",
+        "/docs",
+        "/docs/page.css",
+        "/openapi.json",
+    ):
+        with client.get(path, headers=headers) as response:
+            assert response.headers["Cache-Control"] == "no-store"
+
+
+def test_a_public_answer_may_be_cached(client):
+    assert "no-store" not in client.get("/openapi.json").headers.get("Cache-Control", "")
+
+
 # -- Proxies ---------------------------------------------------------------------------
 
 FORWARDED = {"X-Forwarded-For": "192.0.2.9, 198.51.100.1", "X-Forwarded-Proto": "https"}
 
 
-def test_nobody_chooses_their_address_or_scheme_by_default(client, events):
+def test_forwarded_headers_are_ignored_by_default(client, events):
     response = client.post("/api/tokens", headers=basic("nobody") | FORWARDED)
     assert "Strict-Transport-Security" not in response.headers
     assert events()[-1]["source"] == "127.0.0.1"
 
 
-def test_no_header_makes_a_guesser_somebody_else(client):
+def test_forwarded_headers_do_not_evade_the_rate_limit(client):
     for number in range(20):
         headers = basic("nobody") | {
             "X-Forwarded-For": f"192.0.2.{number}",
@@ -80,14 +105,14 @@ def test_no_header_makes_a_guesser_somebody_else(client):
 @pytest.mark.parametrize(
     ("proxies", "source"), [(1, "198.51.100.1"), (2, "192.0.2.9"), (3, "127.0.0.1")]
 )
-def test_so_many_proxies_are_believed_and_no_more(client_of, events, proxies, source):
+def test_only_the_configured_number_of_proxies_is_trusted(client_of, events, proxies, source):
     client = client_of(TRUSTED_PROXIES=proxies)
     response = client.post("/api/tokens", headers=basic("nobody") | FORWARDED)
     assert events()[-1]["source"] == source
     assert response.headers["Strict-Transport-Security"] == "max-age=31536000"
 
 
-def test_a_proxy_that_names_nobody_is_a_source_like_any_other(client_of, events):
+def test_an_invalid_forwarded_address_is_rate_limited_like_any_other(client_of, events):
     client = client_of(TRUSTED_PROXIES=1)
     headers = basic("nobody") | {"X-Forwarded-For": "unknown\x1b"}
     for _ in range(20):
@@ -95,7 +120,7 @@ def test_a_proxy_that_names_nobody_is_a_source_like_any_other(client_of, events)
     assert client.post("/api/tokens", headers=headers).status_code == 429
 
 
-def test_a_proxy_does_not_change_the_host(client_of):
+def test_a_forwarded_host_is_ignored(client_of):
     client = client_of(TRUSTED_PROXIES=1, TRUSTED_HOSTS=["api.example.com"])
     headers = {"X-Forwarded-Host": "api.example.com"}
     assert client.get("/api/users", headers=headers).status_code == 400
@@ -146,14 +171,14 @@ def cors(response):
     }
 
 
-def test_no_other_origin_is_let_in_by_default(client, token):
+def test_no_other_origin_is_allowed_by_default(client, token):
     headers = bearer(token) | {"Origin": ORIGIN}
     assert cors(client.get("/api/users/me", headers=headers)) == {}
     assert cors(client.options("/api/tokens", headers=PREFLIGHT | {"Origin": ORIGIN})) == {}
 
 
 @pytest.mark.parametrize("origins", [[ORIGIN], ["http://other.example:8080", ORIGIN]])
-def test_a_named_origin_may_ask_without_credentials_what_it_may_send(client_of, origins):
+def test_an_allowed_origin_gets_a_preflight_answer_without_credentials(client_of, origins):
     client = client_of(CORS_ORIGINS=origins)
     response = client.options("/api/tokens", headers=PREFLIGHT | {"Origin": ORIGIN})
     assert response.status_code == 200
@@ -164,7 +189,7 @@ def test_a_named_origin_may_ask_without_credentials_what_it_may_send(client_of, 
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
-def test_a_named_origin_may_read_every_answer_errors_too(client_of, token):
+def test_an_allowed_origin_may_read_every_answer_including_errors(client_of, token):
     client = client_of(CORS_ORIGINS=[ORIGIN])
     for headers in ({}, bearer(token)):
         for path in ("/api/users/me", "/api/nowhere", "/api/users?page=x", "/openapi.json"):
@@ -185,14 +210,14 @@ def test_a_named_origin_may_read_every_answer_errors_too(client_of, token):
         "null",
     ],
 )
-def test_an_origin_that_only_looks_like_a_named_one_is_not_let_in(client_of, token, origin):
+def test_an_origin_similar_to_an_allowed_one_is_not_allowed(client_of, token, origin):
     client = client_of(CORS_ORIGINS=[ORIGIN])
     response = client.get("/api/users/me", headers=bearer(token) | {"Origin": origin})
     assert cors(response) == {}
     assert response.vary.find("Origin") >= 0
 
 
-def test_a_star_lets_every_origin_in(client_of, token):
+def test_a_star_allows_every_origin(client_of, token):
     client = client_of(CORS_ORIGINS=["*"])
     headers = bearer(token) | {"Origin": ORIGIN}
     assert cors(client.get("/api/users/me", headers=headers)) == {
@@ -201,7 +226,7 @@ def test_a_star_lets_every_origin_in(client_of, token):
 
 
 @pytest.mark.parametrize("path", ["/api/tokens", "/api/users/me"])
-def test_a_script_is_challenged_in_a_scheme_that_no_browser_knows(client, path):
+def test_a_request_with_x_requested_with_is_challenged_with_xbasic(client, path):
     method = "POST" if path == "/api/tokens" else "GET"
     for script, scheme in ((True, "xBasic"), (False, "Basic")):
         headers = basic("nobody") | ({"X-Requested-With": "XMLHttpRequest"} if script else {})
@@ -232,3 +257,51 @@ def test_every_file_that_the_page_names_is_served_and_no_other(client):
             assert response.status_code == 200
     for name in ("index.html", "LICENSE", "../config.py", "%2e%2e%2fconfig.py", "..%2fapi"):
         assert client.get(f"/docs/{name}").status_code == 404
+
+
+def test_headers_that_a_view_sets_are_not_sent_twice(config_class):
+    app = create_app(config_class)
+    own = {
+        "X-Request-Id": "mine",
+        "Strict-Transport-Security": "max-age=1",
+        "Content-Security-Policy": "default-src 'self'",
+        "Cache-Control": "public",
+    }
+    app.get("/own")(public(lambda: ({}, 200, own)))
+    response = app.test_client().get(
+        "/own", base_url="https://localhost", headers={"Authorization": "x"}
+    )
+    found = {name: response.headers.getlist(name) for name in own}
+    (id,) = found.pop("X-Request-Id")
+    assert re.fullmatch("[0-9a-f]{32}", id)
+    assert found == {
+        "Strict-Transport-Security": ["max-age=31536000"],
+        "Content-Security-Policy": ["default-src 'self'"],
+        "Cache-Control": ["no-store"],
+    }
+
+
+def test_a_view_of_ones_own_may_use_a_cookie_session(config_class):
+    app = create_app(config_class)
+
+    def count():
+        session.permanent = True
+        session["count"] = session.get("count", 0) + 1
+        return {"count": session["count"]}
+
+    app.get("/count")(public(count))
+    app.get("/idle")(public(lambda: {"count": None}))
+    client = app.test_client()
+    assert "Set-Cookie" not in client.get("/idle").headers
+    assert [client.get("/count").json["count"] for _ in range(3)] == [1, 2, 3]
+    assert "Set-Cookie" in client.get("/idle").headers  # a new lifetime
+    assert client.get("/count").headers["Vary"] == "Cookie"
+    client.set_cookie("session", "forged")
+    assert client.get("/count").json == {"count": 1}
+
+
+def test_links_keep_the_path_that_a_proxy_has_removed(client, token):
+    response = client.get(
+        "/api/users/me", headers=bearer(token), environ_overrides={"SCRIPT_NAME": "/sub"}
+    )
+    assert response.json["_links"]["self"].startswith("/sub/api/users/")

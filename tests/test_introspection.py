@@ -1,4 +1,4 @@
-"""Other services ask whose token they hold (RFC 7662), and end it (RFC 7009)."""
+"""Introspection (RFC 7662) and revocation (RFC 7009) of tokens by other services."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -6,8 +6,9 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app import db, tokens
+from app import db
 from app.models import User
+from app.security import tokens
 from tests.helpers import basic, bearer
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -15,7 +16,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 @pytest.fixture
 def service(client, bob):
-    """The headers of a service, which is Bob's."""
+    """Headers with an access token of Bob's that has the scope introspect."""
     body = {"name": "service", "scope": "introspect"}
     made = client.post("/api/access-tokens", json=body, headers=basic("bob")).json
     return bearer(made["token"])
@@ -36,7 +37,7 @@ def introspect(client, service):
     return introspect
 
 
-def test_an_access_token_is_told_with_its_scopes(introspect, phone, alice):
+def test_introspecting_an_access_token_returns_its_scopes_name_and_user(introspect, phone, alice):
     response = introspect(phone["token"])
     assert response.status_code == 200
     assert response.headers["Cache-Control"] == "no-store"
@@ -53,7 +54,7 @@ def test_an_access_token_is_told_with_its_scopes(introspect, phone, alice):
     }
 
 
-def test_a_login_token_is_told_without_a_name(introspect, token, alice):
+def test_introspecting_a_login_token_returns_no_client_id(introspect, token, alice):
     told = introspect(token, token_type_hint="access_token").json
     now = datetime.now(UTC).timestamp()
     assert now - 60 < told.pop("iat") <= now
@@ -67,7 +68,9 @@ def test_a_login_token_is_told_without_a_name(introspect, token, alice):
     }
 
 
-def test_of_any_other_token_nothing_is_told(client, introspect, phone, token, alice):
+def test_introspecting_any_other_token_returns_only_active_false(
+    client, introspect, phone, token, alice
+):
     login_headers = basic("alice")
     inactive = [tokens.make(), tokens.make(tokens.ACCESS_PREFIX), "", "x", "mba_x", "x" * 5000]
     for text in inactive[:2] + inactive[3:]:
@@ -92,7 +95,7 @@ def test_a_form_without_the_token_is_refused(client, service, path, body):
     assert list(response.json["errors"]) == ["token"]
 
 
-def test_a_token_that_another_service_asks_about_is_used(client, service, phone):
+def test_introspection_updates_last_used(client, service, phone):
     data = {"token": phone["token"]}
     with client.post("/api/tokens/introspect", data=data, headers=service):
         pass
@@ -100,7 +103,7 @@ def test_a_token_that_another_service_asks_about_is_used(client, service, phone)
     assert client.get(path, headers=basic("alice")).json["last_used"] is not None
 
 
-def test_a_login_token_without_the_time_of_its_log_in_is_told_without_it(app, introspect, token):
+def test_introspection_omits_iat_if_the_time_of_the_log_in_is_unknown(app, introspect, token):
     with app.app_context():
         db.session.execute(sa.update(User).values(logged_in_at=None))
         db.session.commit()
@@ -109,7 +112,7 @@ def test_a_login_token_without_the_time_of_its_log_in_is_told_without_it(app, in
     assert "iat" not in told
 
 
-def test_only_who_may_introspect_does(client, phone):
+def test_introspection_requires_the_scope_introspect(client, phone):
     data = {"token": phone["token"]}
     refused = client.post("/api/tokens/introspect", data=data, headers=bearer(phone["token"]))
     assert refused.status_code == 403
@@ -120,7 +123,7 @@ def test_only_who_may_introspect_does(client, phone):
 # -- Revocation ------------------------------------------------------------------------
 
 
-def test_whoever_has_a_token_may_end_it(client, phone, token):
+def test_a_token_can_be_revoked_without_other_credentials(client, phone, token):
     for text in (phone["token"], token):
         response = client.post("/api/tokens/revoke", data={"token": text})
         assert response.status_code == 200
@@ -128,11 +131,11 @@ def test_whoever_has_a_token_may_end_it(client, phone, token):
 
 
 @pytest.mark.parametrize("text", ["x", "mba_x", tokens.make(), tokens.make(tokens.ACCESS_PREFIX)])
-def test_revoking_what_is_no_token_succeeds_too(client, text):
+def test_revoking_an_unknown_token_succeeds(client, text):
     assert client.post("/api/tokens/revoke", data={"token": text}).status_code == 200
 
 
-def test_ending_one_token_leaves_the_others(client, phone, token):
+def test_revoking_one_token_leaves_the_others_valid(client, phone, token):
     client.post("/api/tokens/revoke", data={"token": phone["token"]})
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
 
@@ -140,7 +143,7 @@ def test_ending_one_token_leaves_the_others(client, phone, token):
 # -- For a proxy -----------------------------------------------------------------------
 
 
-def test_a_proxy_asks_for_a_scope(client, phone, token):
+def test_a_proxy_can_require_scopes_in_the_query_string(client, phone, token):
     for text, scope, status in [
         (phone["token"], "read", 200),
         (phone["token"], "write read", 200),

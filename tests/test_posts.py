@@ -1,9 +1,12 @@
-"""Posts, the streams of them, and the feed."""
+"""Posts, streams of posts, and the feed."""
 
 import json
 
 import pytest
+import sqlalchemy as sa
 
+from app import db
+from app.models import Post
 from tests.helpers import at_once, basic, bearer
 
 
@@ -38,7 +41,7 @@ def test_a_post_is_published(client, alice, token):
     assert client.get(response.headers["Location"], headers=bearer(token)).json == post
 
 
-def test_the_author_changes_and_deletes_it(client, alice, token, publish):
+def test_the_author_can_change_and_delete_a_post(client, alice, token, publish):
     path = f"/api/posts/{publish('alice')}"
     response = client.put(path, json={"body": "Changed", "user_id": 7}, headers=bearer(token))
     assert (response.status_code, response.json["body"]) == (200, "Changed")
@@ -51,7 +54,9 @@ def test_the_author_changes_and_deletes_it(client, alice, token, publish):
 
 
 @pytest.mark.parametrize("body", ["", "not json", '{"body": "Mine now"}', '{"body": ""}'])
-def test_nobody_else_does_whatever_the_body(client, alice, bob, token, publish, body):
+def test_another_user_cannot_change_or_delete_a_post_whatever_the_body(
+    client, alice, bob, token, publish, body
+):
     path = f"/api/posts/{publish('bob')}"
     assert client.put(path, data=body, headers=bearer(token)).status_code == 403
     assert client.delete(path, headers=bearer(token)).status_code == 403
@@ -67,7 +72,7 @@ def test_a_body_has_1_to_140_characters_of_any_script(client, token, length, cha
 
 
 @pytest.mark.parametrize("body", ["", "x" * 141, "\0", "a\ud800", None, 1, ["x"], {}])
-def test_other_bodies_are_refused_and_nothing_changes(client, alice, token, publish, body):
+def test_an_invalid_body_is_refused_and_changes_nothing(client, alice, token, publish, body):
     path = f"/api/posts/{publish('alice')}"
     data = json.dumps({"body": body})
     for method, target in (("POST", "/api/posts"), ("PUT", path)):
@@ -101,7 +106,7 @@ def test_streams_come_newest_first_and_page_by_position(client, alice, bob, toke
         "self": "/api/posts?per_page=2",
         "next": f"/api/posts?per_page=2&before={posts[3]}",
     }
-    # One that is published meanwhile moves nothing.
+    # A post published meanwhile does not shift the pages.
     publish("bob")
     second = client.get(first["_links"]["next"], headers=bearer(token)).json
     assert ids(second) == [posts[2], posts[1]]
@@ -125,7 +130,9 @@ def test_an_empty_stream_has_no_next(client, token):
     }
 
 
-def test_the_feed_is_of_those_one_follows_and_oneself(client, register, log_in, publish):
+def test_the_feed_contains_the_posts_of_followed_users_and_of_the_user(
+    client, register, log_in, publish
+):
     people = {name: register(name) for name in ("alice", "bob", "carol", "dave")}
     headers = bearer(log_in("alice"))
     for name in ("bob", "carol"):
@@ -143,7 +150,9 @@ def test_the_feed_is_of_those_one_follows_and_oneself(client, register, log_in, 
     assert ids(client.get("/api/feed", headers=headers).json) == [posts[6], posts[3], posts[0]]
 
 
-def test_the_feed_reaches_every_post_of_those_who_write_most(client, register, log_in, publish):
+def test_paging_through_the_feed_returns_every_post_of_prolific_authors(
+    client, register, log_in, publish
+):
     people = {name: register(name) for name in ("alice", "bob", "carol")}
     headers = bearer(log_in("alice"))
     for name in ("bob", "carol"):
@@ -158,7 +167,7 @@ def test_the_feed_reaches_every_post_of_those_who_write_most(client, register, l
         assert seen == posts[::-1]
 
 
-def test_the_number_of_a_deleted_post_is_not_given_to_another(client, alice, token, publish):
+def test_the_id_of_a_deleted_post_is_not_reused(client, alice, token, publish):
     last = publish("alice")
     client.delete(f"/api/posts/{last}", headers=bearer(token))
     assert publish("alice") > last
@@ -170,14 +179,14 @@ def test_the_number_of_a_deleted_post_is_not_given_to_another(client, alice, tok
     [("before", value) for value in ("abc", "0", "-1", str(2**63), "٣", "")]
     + [("per_page", value) for value in ("0", "101", "x")],
 )
-def test_a_position_that_is_no_number_is_refused(client, alice, token, route, name, value):
+def test_an_invalid_before_or_per_page_is_refused(client, alice, token, route, name, value):
     query = {name: value}
     response = client.get(route.format(alice), query_string=query, headers=bearer(token))
     assert response.status_code == 400
     assert list(response.json["errors"]) == [name]
 
 
-def test_posts_published_and_deleted_at_once_are_all_counted(server, client, register):
+def test_post_count_is_correct_after_concurrent_posts_and_deletions(server, client, register):
     register("alice")
     headers = basic("alice")
 
@@ -193,7 +202,7 @@ def test_posts_published_and_deleted_at_once_are_all_counted(server, client, reg
     assert client.get("/api/users/me", headers=headers).json["post_count"] == 8
 
 
-def test_a_post_changed_while_it_is_deleted_is_changed_or_gone(server, register, publish):
+def test_changing_a_post_while_it_is_deleted_gives_200_or_404(server, register, publish):
     register("alice")
     headers = basic("alice")
     for _ in range(5):
@@ -207,10 +216,8 @@ def test_a_post_changed_while_it_is_deleted_is_changed_or_gone(server, register,
         assert set(at_once(6, change_or_delete)) <= {200, 204, 404}
 
 
-def test_logging_in_writing_and_being_followed_at_once_do_not_wait_for_each_other(
-    server, client, register
-):
-    """PostgreSQL would end one of them as a deadlock, after a second."""
+def test_concurrent_log_ins_posts_and_follows_of_one_user_do_not_deadlock(server, client, register):
+    """On a deadlock, PostgreSQL would abort one of them after a second."""
     alice = register("alice")
     names = [f"user{number}" for number in range(3)]
     for name in names:
@@ -246,3 +253,19 @@ def test_a_post_deleted_twice_at_once_is_counted_once(server, client, register, 
     answers = at_once(8, lambda _: server.request("DELETE", path, headers=basic("alice")).status)
     assert set(answers) <= {204, 404}
     assert client.get("/api/users/me", headers=basic("alice")).json["post_count"] == 1
+
+
+def test_changing_a_post_that_has_just_been_deleted_is_404(app, client, token, monkeypatch):
+    path = client.post("/api/posts", json={"body": "Hello"}, headers=bearer(token)).headers
+    find = Post.find
+
+    def find_and_delete(id):
+        post = find(id)
+        db.session.commit()
+        with db.engine.begin() as other:
+            other.execute(sa.delete(Post))
+        return post
+
+    monkeypatch.setattr(Post, "find", find_and_delete)
+    response = client.put(path["Location"], json={"body": "late"}, headers=bearer(token))
+    assert (response.status_code, response.json["error"]) == (404, "Not Found")

@@ -1,4 +1,4 @@
-"""Two requests at the same moment, against a real server and forced one by one."""
+"""Concurrent requests: against a real server, and in a forced order."""
 
 import threading
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from tests.helpers import PASSWORD, at_once, basic, bearer
 
 @contextmanager
 def meanwhile(app, call):
-    """Runs `call` in a thread with a session of its own; it must end once the block has."""
+    """Run `call` in a thread with its own session; it must end soon after the block."""
     results = []
 
     def run():
@@ -23,7 +23,7 @@ def meanwhile(app, call):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(0.3)  # time enough to reach the lock, or to slip past where there is none
+    thread.join(0.3)  # enough time to reach the lock, or to pass if there is none
     yield results
     thread.join(20)
     assert not thread.is_alive()
@@ -33,9 +33,9 @@ def alice_of_session():
     return db.session.scalar(sa.select(User).where(User.username == "alice"))
 
 
-def test_the_second_of_two_log_ins_is_handed_the_first_ones_token(app, alice):
+def test_the_second_of_two_concurrent_log_ins_returns_the_same_token(app, alice):
     with app.app_context():
-        # Read before the second has one, which is not enough for either.
+        # Both log ins load a user without a token, so get_token() must read it again.
         first = alice_of_session()
         assert first.token is None
         token = first.get_token()
@@ -45,7 +45,7 @@ def test_the_second_of_two_log_ins_is_handed_the_first_ones_token(app, alice):
         assert User.check_token(token) == first
 
 
-def test_a_log_in_does_not_hand_out_the_token_a_log_out_is_ending(app, client, token):
+def test_a_log_in_does_not_return_a_token_that_a_concurrent_log_out_ends(app, client, token):
     with app.app_context():
         User.check_token(token).revoke_token()
         with meanwhile(app, lambda: alice_of_session().get_token()) as new:
@@ -54,13 +54,13 @@ def test_a_log_in_does_not_hand_out_the_token_a_log_out_is_ending(app, client, t
     assert client.get("/api/users/me", headers=bearer(new[0])).status_code == 200
 
 
-def test_a_log_out_does_not_end_the_token_a_log_in_has_just_made(app, client, token):
+def test_a_log_out_does_not_end_a_token_made_by_a_later_log_in(app, client, token):
     with app.app_context():
-        # Presented while it was still the live one ...
+        # Checked while it was live ...
         loser = User.check_token(token)
         with meanwhile(app, replace_token) as new:
             pass
-        # ... and revoked after another has taken its place.
+        # ... and revoked after another token has replaced it.
         loser.revoke_token()
         db.session.commit()
     assert client.get("/api/users/me", headers=bearer(new[0])).status_code == 200
@@ -103,7 +103,7 @@ def test_log_ins_and_log_outs_at_once_never_fail(server, register):
 
 
 @pytest.mark.parametrize("field", ["username", "email"])
-def test_of_many_registrations_of_one_name_at_once_one_succeeds(server, field):
+def test_only_one_of_many_concurrent_registrations_of_a_name_succeeds(server, field):
     def register(number):
         body = {"username": f"u{number}", "email": f"u{number}@example.com", "password": PASSWORD}
         body[field] = {"username": "alice", "email": "alice@example.com"}[field]

@@ -1,8 +1,11 @@
-"""The README, taken at its word in a copy of the project without a virtual environment."""
+"""The README, and the pages that it links to for a start, carried out word for word.
 
+In a copy of the project without a virtual environment, as a new user has it.
+"""
+
+import ast
 import os
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -10,53 +13,33 @@ import sqlalchemy as sa
 
 import config
 from app import db
-from tests.helpers import ROOT, Server, basic
-from tests.sessions import assert_prints_what_it_says, blocks
+from tests.helpers import ROOT, Server, add_module_of_routes, basic
+from tests.sessions import assert_prints_as_documented, blocks
 
 README = (ROOT / "README.md").read_text()
-
-
-@pytest.fixture
-def fresh_copy(tmp_path):
-    """What git holds of this tree, elsewhere, and an environment that knows nothing of here."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    files = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in files.split("\0"):
-        if name and (ROOT / name).exists():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, tmp_path / name)
-    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    here = os.environ.get("VIRTUAL_ENV", "no such folder")
-    path = [part for part in os.environ["PATH"].split(":") if not part.startswith(here)]
-    return tmp_path, environment | {"PATH": ":".join(path)}
+BUILD_ON_IT = (ROOT / "docs" / "build-on-it.md").read_text()
+FROM_THE_TUTORIAL = (ROOT / "docs" / "coming-from-the-tutorial.md").read_text()
+SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 
 
 @pytest.fixture
 def boot(fresh_copy, monkeypatch):
-    """Starts the copy's boot.sh as a new user does, but on a port that is free here."""
+    """Return a function that starts boot.sh in the copy, on a free port."""
     directory, environment = fresh_copy
     monkeypatch.setattr(os, "environ", environment)
     return lambda: Server(directory)
 
 
-def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
+def test_the_session_in_the_readme_and_the_resource_in_build_on_it_work(boot, fresh_copy):
     directory, environment = fresh_copy
     session = next(block for block in blocks(README, "sh") if block.startswith("API="))
     with boot() as server:
         assert (directory / ".venv" / "bin" / "python").exists()
-        assert_prints_what_it_says(session, server.url, directory, environment)
+        assert_prints_as_documented(session, server.url, directory, environment)
 
-        # The same copy goes on to build the resource that the README builds.
-        for block in blocks(README, "python"):
-            name = re.match(r"# (\S+)\n", block).group(1)
-            (directory / name).write_text(block)
-        models = directory / "app" / "models" / "__init__.py"
-        line = "from app.models.page import Page\n"
-        named = models.read_text().replace(line, "from app.models.note import Note\n" + line)
-        models.write_text(named.replace('    "Page",\n', '    "Note",\n    "Page",\n'))
-        routes = directory / "app" / "api" / "__init__.py"
-        routes.write_text(routes.read_text().replace("following, posts", "following, notes, posts"))
-        migrate = next(block for block in blocks(README, "sh") if "flask db migrate" in block)
+        # In the same copy, build the resource of docs/build-on-it.md.
+        add_notes(directory)
+        migrate = next(block for block in blocks(BUILD_ON_IT, "sh") if "flask db migrate" in block)
         script = re.sub(r"\./boot\.sh.*\n", "flask db upgrade && flask db check\n", migrate)
         subprocess.run(["bash", "-e"], input=script, cwd=directory, text=True, check=True)
     with boot() as server:
@@ -74,14 +57,45 @@ def test_the_session_does_what_the_readme_prints(boot, fresh_copy):
         assert server.request("GET", "/api/notes").status == 401
         described = server.request("GET", "/openapi.json").json["paths"]["/api/notes"]
         assert described["get"]["tags"] == ["Notes"]
-        assert "`write`" in described["post"]["description"]
+        takes = {
+            (method.upper(), "/api/notes"): security["Token"][0]
+            for method, operation in described.items()
+            for security in operation["security"]
+            if "Token" in security
+        }
+        assert notes_in_tables() == (takes, takes)
 
 
-def test_users_copied_from_elsewhere_are_counted_and_new_ids_begin_behind_them(
-    app, client, register
-):
+def add_notes(directory):
+    """Follow docs/build-on-it.md, up to the migration."""
+    if (directory / "app" / "api" / "notes.py").exists():
+        return  # this project already contains the notes
+    for block in blocks(BUILD_ON_IT, "python"):
+        name = re.match(r"# (\S+)\n", block)
+        if name is not None:
+            (directory / name[1]).write_text(block)
+    models = directory / "app" / "models" / "__init__.py"
+    line = next(
+        block for block in blocks(BUILD_ON_IT, "python") if block.startswith("from app.models")
+    )
+    assert line.count("\n") == 1
+    text = re.sub(r"^(?=from app\.models\.page )", line, models.read_text(), flags=re.MULTILINE)
+    models.write_text(text.replace('    "OutdatedError",\n', '    "Note",\n    "OutdatedError",\n'))
+    assert "add the line `notes,` twice: to the import" in BUILD_ON_IT
+    add_module_of_routes(directory, "notes")
+
+
+def notes_in_tables():
+    """Return the rows that docs/build-on-it.md adds to tests/routes.py and docs/routes.md."""
+    lines = next(block for block in blocks(BUILD_ON_IT, "python") if block.startswith("    ("))
+    (rows,) = blocks(BUILD_ON_IT, "markdown")
+    cells = re.findall(r"^\| `(\w+) (\S+)` \| `(\w+)` \|", rows, re.MULTILINE)
+    return ast.literal_eval(f"{{{lines}}}"), {(row[0], row[1]): row[2] for row in cells}
+
+
+def test_imported_users_are_counted_and_new_ids_follow_theirs(app, client, register):
     last = register("alice")
-    new_ids, count = blocks(README, "sql")
+    new_ids, count = blocks(FROM_THE_TUTORIAL, "sql")
     with app.app_context():
         for number in (1, 2):
             values = {"id": last + number, "name": f"copied{number}"}
@@ -97,7 +111,7 @@ def test_users_copied_from_elsewhere_are_counted_and_new_ids_begin_behind_them(
 
 
 def test_the_table_of_settings_is_complete():
-    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`(.*?)`|.*?) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`(.*?)`|.*?) \|", SETTINGS, re.MULTILINE)
     defaults = dict(rows)
     code = (ROOT / "config.py").read_text()
     read = re.findall(r'(?:whole_number|words|env\.\w+)\(\s*"([A-Z0-9_]+)"', code)
@@ -110,6 +124,6 @@ def test_the_table_of_settings_is_complete():
 
 def test_the_example_file_names_every_setting_with_its_default():
     example = (ROOT / ".env.example").read_text()
-    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`(.*?)`|.*?) \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \| (?:`(.*?)`|.*?) \|", SETTINGS, re.MULTILINE)
     for name, default in rows:
         assert f"\n# {name}={default}\n" in example

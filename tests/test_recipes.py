@@ -1,7 +1,6 @@
-"""What the documentation promises to others: nginx, OAuth 2 clients, curl."""
+"""The integrations in the documentation: nginx, OAuth 2 clients, curl."""
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -21,13 +20,12 @@ from requests_oauthlib import OAuth2Session
 
 from tests.helpers import PASSWORD, ROOT, Server, basic
 
-README = (ROOT / "README.md").read_text()
 CONF = (ROOT / "deployment" / "nginx" / "protected-site.conf").read_text()
 
 
 @pytest.fixture
 def access_token(server, register):
-    """The text of a new access token of Alice's, with these scopes."""
+    """Return a function that creates an access token of Alice's and returns its text."""
     register("alice")
 
     def access_token(scope):
@@ -48,7 +46,7 @@ def wait_for(port):
 
 @pytest.fixture
 def nginx(server, tmp_path):
-    """Starts nginx with the configuration; gives its address."""
+    """Return a function that starts nginx with a configuration and returns its URL."""
     program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
     if program is None:
         pytest.skip("nginx is not installed")
@@ -90,13 +88,8 @@ def nginx(server, tmp_path):
 
 @pytest.fixture
 def site(nginx):
-    """The address of a static site, about every request to which nginx asks the server."""
+    """The URL of a static site; nginx asks the server about every request to it."""
     return nginx(CONF)
-
-
-def test_the_readme_shows_what_is_in_the_file():
-    shown = re.search(r"^```nginx\n(.*?)^```", README, re.MULTILINE | re.DOTALL).group(1)
-    assert shown in CONF
 
 
 def test_nginx_protects_a_site(site, access_token, server):
@@ -108,7 +101,7 @@ def test_nginx_protects_a_site(site, access_token, server):
     good, writer = access_token("read"), access_token("write")
     answer = get(good)
     assert (answer.status_code, answer.text) == (200, "for members")
-    # In ten lines, too: HTTP Basic with the token as the user name.
+    # HTTP Basic with the token as the user name works, too.
     assert requests.get(site, auth=(good, ""), timeout=20).status_code == 200
     nobody = requests.get(site, timeout=20)
     assert nobody.status_code == 401
@@ -122,7 +115,7 @@ def test_nginx_protects_a_site(site, access_token, server):
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
-def test_a_visitor_of_the_site_is_told_when_the_api_does_not_say_yes_or_no(site, server):
+def test_nginx_passes_on_429_and_answers_503_if_the_api_is_down(site, server):
     answers = [requests.get(site, auth=("nobody", "wrong one"), timeout=20) for _ in range(21)]
     assert [answer.status_code for answer in answers] == [401] * 20 + [429]
     assert int(answers[-1].headers["Retry-After"]) > 0
@@ -130,7 +123,9 @@ def test_a_visitor_of_the_site_is_told_when_the_api_does_not_say_yes_or_no(site,
     assert requests.get(site, timeout=20).status_code == 503
 
 
-def test_a_service_behind_nginx_is_told_who_asks_and_not_with_what(nginx, access_token, tmp_path):
+def test_a_service_behind_nginx_gets_the_user_but_not_the_credentials(
+    nginx, access_token, tmp_path
+):
     seen = []
 
     class Service(BaseHTTPRequestHandler):
@@ -185,7 +180,7 @@ def test_authlib_logs_in_calls_introspects_and_revokes(server, register, access_
         assert token["access_token"].startswith("mbl_")
 
 
-def test_a_resource_server_of_authlib_asks_whose_token_it_is(server, access_token):
+def test_an_authlib_resource_server_validates_tokens_by_introspection(server, access_token):
     service = access_token("introspect")
 
     class Validator(IntrospectTokenValidator):
@@ -207,7 +202,7 @@ def test_a_resource_server_of_authlib_asks_whose_token_it_is(server, access_toke
         validator.validate_token(validator.authenticate_token("mba_x"), ["read"], None)
 
 
-def test_curl_sends_the_token_as_the_name_of_basic(server, access_token):
+def test_curl_can_send_the_token_as_the_basic_user_name(server, access_token):
     command = ["curl", "-s", "-u", f"{access_token('read')}:", f"{server.url}/api/users/me"]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert '"username":"alice"' in answer.stdout

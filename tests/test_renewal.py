@@ -1,4 +1,4 @@
-"""`PUT /api/tokens`: staying logged in, and for how long."""
+"""`PUT /api/tokens`: renewing a login token, and how long that is possible."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,7 +28,7 @@ def renew(client):
     return renew
 
 
-def test_a_renewed_token_is_the_same_and_lives_on(client, token, renew):
+def test_renewing_a_token_extends_its_lifetime_and_keeps_its_text(client, token, renew):
     with in_(minutes=50):
         response = renew(token)
         assert response.status_code == 200
@@ -43,18 +43,18 @@ def test_a_renewed_token_is_the_same_and_lives_on(client, token, renew):
         assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
 
 
-def test_a_token_as_the_name_of_basic_is_renewed_too(client, token):
+def test_a_token_sent_as_the_basic_user_name_can_be_renewed(client, token):
     assert client.put("/api/tokens", headers=basic(token, "")).json["token"] == token
 
 
-def test_renewing_never_shortens_a_life(app, client, alice, renew):
+def test_renewing_never_shortens_the_lifetime_of_a_token(app, client, alice, renew):
     app.config["TOKEN_LIFETIME_SECONDS"] = 7200
     token = client.post("/api/tokens", headers=basic("alice")).json["token"]
     app.config["TOKEN_LIFETIME_SECONDS"] = 60
     assert renew(token).json["expires_in"] > 7100
 
 
-def test_30_days_after_the_password_one_logs_in_again(app, client, token, renew):
+def test_a_token_cannot_be_renewed_beyond_30_days_after_the_log_in(app, client, token, renew):
     app.config["TOKEN_LIFETIME_SECONDS"] = 13 * 3600
     for hours in range(0, 30 * 24, 12):
         with in_(hours=hours):
@@ -67,7 +67,7 @@ def test_30_days_after_the_password_one_logs_in_again(app, client, token, renew)
         assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
 
 
-def test_a_token_that_can_be_renewed_no_more_says_so(app, client, alice, renew):
+def test_a_token_past_its_renewal_limit_gets_a_challenge_to_log_in_again(app, client, alice, renew):
     app.config.update(TOKEN_LIFETIME_SECONDS=3 * 24 * 3600, LOGIN_MAX_AGE_DAYS=1)
     token = client.post("/api/tokens", headers=basic("alice")).json["token"]
     with in_(days=1, seconds=1):
@@ -76,7 +76,7 @@ def test_a_token_that_can_be_renewed_no_more_says_so(app, client, alice, renew):
         assert response.headers["WWW-Authenticate"] == AGAIN
 
 
-def test_the_password_given_again_begins_the_30_days_anew(app, client, alice, renew, log_in):
+def test_a_new_log_in_restarts_the_30_days(app, client, alice, renew, log_in):
     app.config["TOKEN_LIFETIME_SECONDS"] = 25 * 24 * 3600
     token = log_in("alice")
     with in_(days=20):
@@ -89,19 +89,21 @@ def test_the_password_given_again_begins_the_30_days_anew(app, client, alice, re
         assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
 
 
-def test_a_password_is_no_token_to_renew(client, alice, token):
+def test_renewing_with_a_password_is_refused(client, alice, token):
     response = client.put("/api/tokens", headers=basic("alice"))
     assert response.status_code == 403
     assert "POST" in response.json["message"]
 
 
-def test_an_access_token_is_not_renewed(client, alice):
+def test_an_access_token_cannot_be_renewed(client, alice):
     body = {"name": "phone", "scope": "read write"}
     made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
     assert client.put("/api/tokens", headers=bearer(made["token"])).status_code == 403
 
 
-def test_a_token_that_has_just_ended_is_not_revived(app, client, token, renew, monkeypatch):
+def test_renewing_does_not_revive_a_token_that_has_just_ended(
+    app, client, token, renew, monkeypatch
+):
     renewing = User.renew_token
 
     def end_in_between(user, *args):
@@ -112,3 +114,19 @@ def test_a_token_that_has_just_ended_is_not_revived(app, client, token, renew, m
     monkeypatch.setattr(User, "renew_token", end_in_between)
     assert renew(token).status_code == 401
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+@pytest.mark.parametrize("way", ["renewal", "log in"])
+def test_renewal_and_log_in_reseal_a_token_under_the_current_key(
+    client, token, client_of, config_class, way
+):
+    """Otherwise the token would end with the former key, however often it is renewed."""
+    former = config_class.SECRET_KEY
+    rotated = client_of(SECRET_KEY="a new key", SECRET_KEY_FALLBACKS=[former])
+    if way == "renewal":
+        assert rotated.put("/api/tokens", headers=bearer(token)).json["token"] == token
+    else:
+        assert rotated.post("/api/tokens", headers=basic("alice")).json["token"] == token
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+    present = client_of(SECRET_KEY="a new key")
+    assert present.get("/api/users/me", headers=bearer(token)).status_code == 200

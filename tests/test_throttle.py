@@ -1,4 +1,4 @@
-"""Wrong passwords: how many, from whom, and that nobody else pays for them."""
+"""Rate limits for wrong passwords, which must not lock out the owner or other users."""
 
 import os
 import shutil
@@ -15,8 +15,11 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app import counters, create_app, db, throttle
+from app import create_app, db
+from app.auth import public
 from app.models import KnownSource
+from app.security import rate_limits
+from app.security.rate_limits import Limit, LimitReachedError, charge_all
 from tests.helpers import PASSWORD, Server, at_once, basic, bearer
 
 LIMITS = ("LOGIN_LIMIT_PER_SOURCE", "LOGIN_LIMIT_PER_ACCOUNT")
@@ -26,7 +29,7 @@ MESSAGE = "too many wrong passwords; try again when the Retry-After header says"
 
 @pytest.fixture
 def guess(client):
-    """The answer to a log in from an address."""
+    """Return a function that logs in from an address and returns the response."""
 
     def guess(login, source=HOME, password="not the password"):
         environ = {"REMOTE_ADDR": source}
@@ -37,7 +40,7 @@ def guess(client):
 
 @pytest.fixture
 def hashes(monkeypatch):
-    """The passwords that were checked, as they are."""
+    """A list to which each password is added when it is checked."""
     checked = []
     verify = argon2.PasswordHasher.verify
 
@@ -57,7 +60,7 @@ def statuses(answers):
     return Counter(answer.status_code for answer in answers)
 
 
-# -- What is spent ---------------------------------------------------------------------
+# -- What is charged -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("login", ["alice", "nobody", "nobody@example.com"])
@@ -83,21 +86,21 @@ def test_the_101st_guess_at_one_account_within_an_hour_is_refused(guess, alice, 
     assert guess("bob", stranger(0)).status_code == 401
 
 
-def test_the_names_of_an_account_share_its_budget(guess, alice):
+def test_all_log_in_names_of_an_account_share_one_budget(guess, alice):
     names = ["alice", "ALICE", "alice@example.com", "Alice@EXAMPLE.com"]
     for number in range(100):
         assert guess(names[number % 4], stranger(number % 40)).status_code == 401
     assert {guess(name, stranger(50)).status_code for name in names} == {429}
 
 
-def test_the_forms_of_a_name_that_nobody_has_share_its_budget(guess):
+def test_all_spellings_of_an_unknown_name_share_one_budget(guess):
     for names in (["nobody", "NOBODY"], ["a@bücher.example", "A@XN--BCHER-KVA.example"]):
         for number in range(100):
             assert guess(names[number % 2], stranger(number % 40)).status_code == 401
         assert {guess(name, stranger(50)).status_code for name in names} == {429}
 
 
-def test_budgets_are_whole_again_after_their_time(guess, alice):
+def test_a_budget_is_restored_after_its_window(guess, alice):
     with time_machine.travel(datetime.now(UTC), tick=False) as clock:
         for _ in range(20):
             guess("alice")
@@ -128,35 +131,87 @@ def test_a_source_is_an_ipv4_address_or_a_network_of_64_bits(guess, first, secon
     assert guess("nobody", second).status_code == (429 if same else 401)
 
 
-def test_a_guess_that_is_refused_takes_nothing_from_the_other_budget(app, alice):
-    app.config.update(dict.fromkeys(LIMITS, "1 per hour"))
+def test_a_charge_that_is_refused_charges_no_other_limit(app):
     with app.app_context():
-        throttle.Attempt(alice, HOME, is_known=False).charge()
-        others = [alice + number for number in range(1, 4)]
-        for other in others:
-            with pytest.raises(throttle.TooManyFailuresError):
-                throttle.Attempt(other, HOME, is_known=False).charge()
-        with pytest.raises(throttle.TooManyFailuresError):
-            throttle.Attempt(alice, stranger(1), is_known=False).charge()
-        throttle.Attempt(others[0], stranger(1), is_known=False).charge()
+        first, second = Limit("first", "1 per hour", 1), Limit("second", "1 per hour", 1)
+        first.charge()
+        for limits in ([second, first], [first, second]):
+            with pytest.raises(LimitReachedError):
+                charge_all(limits)
+        second.charge()
 
 
-def test_what_is_given_back_does_not_enlarge_the_next_budget(app, alice):
-    app.config["LOGIN_LIMIT_PER_SOURCE"] = "2 per minute"
+def test_limits_count_each_key_separately(app):
+    with app.app_context():
+        for name, key in (("a", 1), ("b", 1), ("a", 2), ("a", "1"), ("a", "1 2"), ("a", "12")):
+            Limit(name, "1 per hour", key).charge()
+        Limit("a", "1 per hour", 1, 2).charge()
+        limit = Limit("a", "1 per hour", 1)
+        with pytest.raises(LimitReachedError):
+            limit.test()
+        assert 3500 < limit.seconds_to_wait() <= 3600
+
+
+def test_a_refund_does_not_enlarge_the_next_window(app):
     with app.app_context(), time_machine.travel(datetime.now(UTC), tick=False) as clock:
-        slow = throttle.Attempt(alice, HOME, is_known=False)
-        slow.charge()
+        limits = [Limit("slow", "2 per minute", 1) for _ in range(4)]
+        limits[0].charge()
         clock.shift(61)
-        slow.give_back()
-        attempts = [throttle.Attempt(alice, HOME, is_known=False) for _ in range(3)]
-        attempts[0].charge()
-        attempts[1].charge()
-        with pytest.raises(throttle.TooManyFailuresError):
-            attempts[2].charge()
+        limits[0].refund()
+        limits[1].charge()
+        limits[2].charge()
+        with pytest.raises(LimitReachedError):
+            limits[3].charge()
 
 
-def test_counters_whose_time_is_over_take_no_memory(app):
-    storage = counters.ProcessStorage()
+def test_wrong_passwords_from_one_address_are_limited_over_all_accounts(
+    app, guess, register, hashes
+):
+    """As in an office or a VPN: many log in there, and one of them attacks the others."""
+    app.config["LOGIN_LIMIT_PER_ADDRESS"] = "50 per 5 minutes"
+    names = [f"user{number}" for number in range(10)]
+    for name in names:
+        register(name)
+        guess(name, password=PASSWORD)
+    hashes.clear()
+    answers = [guess(names[number % 10]) for number in range(100)]
+    assert statuses(answers) == {401: 20, 429: 80}
+    assert len(hashes) == 50
+    assert guess("nobody").status_code == 429
+    assert guess(names[0], stranger(1)).status_code == 401
+
+
+def test_an_answer_does_not_reveal_who_has_logged_in_from_the_address(guess, alice, bob):
+    guess("alice", password=PASSWORD)
+    for number in range(20):
+        guess(f"nobody{number}")
+    for name in ("alice", "bob", "nobody"):
+        answer = guess(name)
+        assert (answer.status_code, answer.json["message"]) == (429, MESSAGE)
+    assert guess("alice", password=PASSWORD).status_code == 200
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_20_wrong_passwords_for_a_user_do_not_reveal_it_either(guess, alice, is_known):
+    if is_known:
+        guess("alice", password=PASSWORD)
+    assert statuses(guess("alice") for _ in range(25)) == {401: 20, 429: 5}
+    assert guess("nobody").status_code == 429
+
+
+def test_a_custom_rate_limit_is_answered_with_429(app, client_of):
+    client = client_of()
+    view = public(lambda: Limit("notes", "1 per hour", "key", counts="notes").charge() or "")
+    client.application.get("/notes-of-ones-own")(view)
+    assert client.get("/notes-of-ones-own").status_code == 200
+    response = client.get("/notes-of-ones-own")
+    assert response.status_code == 429
+    assert response.json["message"].startswith("too many notes; ")
+    assert 1 <= int(response.headers["Retry-After"]) <= 3600
+
+
+def test_expired_counters_do_not_accumulate_in_memory(app):
+    storage = rate_limits.ProcessStorage()
     with time_machine.travel(datetime.now(UTC), tick=False) as clock:
         for round_ in range(20):
             for number in range(500):
@@ -171,8 +226,8 @@ def test_counters_whose_time_is_over_take_no_memory(app):
         assert storage.get("y") == 0
 
 
-def test_counters_lose_nothing_when_threads_begin_a_window(app):
-    storage = counters.ProcessStorage()
+def test_concurrent_threads_lose_no_count_at_the_start_of_a_window(app):
+    storage = rate_limits.ProcessStorage()
     for round_ in range(50):
         assert max(at_once(8, lambda _, key=str(round_): storage.incr(key, 60))) == 8
 
@@ -185,7 +240,7 @@ def test_the_limits_are_settings(app, guess):
     assert int(answers[-1].headers["Retry-After"]) > 3600
 
 
-# -- What is not -----------------------------------------------------------------------
+# -- What is not charged ---------------------------------------------------------------
 
 
 def test_right_passwords_are_never_charged(client, guess, alice):
@@ -206,24 +261,24 @@ def test_empty_credentials_and_tokens_are_never_charged(client, guess, alice, to
     assert guess("alice").status_code == 401
 
 
-def test_who_comes_with_a_token_is_never_throttled(client, guess, alice, token):
+def test_wrong_passwords_never_rate_limit_requests_with_a_token(client, guess, alice, token):
     for _ in range(25):
         guess("alice", "127.0.0.1")
     for headers in (bearer(token), basic(token, "")):
         assert client.get("/api/users/me", headers=headers).status_code == 200
 
 
-def test_a_password_is_throttled_at_every_route(client, alice, hashes):
+def test_wrong_passwords_are_rate_limited_on_every_route(client, alice, hashes):
     wrong = basic("alice", "not the password")
     for number in range(20):
-        path = ["/api/users", "/api/tokens", "/api/users/me", "/api/feed"][number % 4]
+        path = f"/api/{('users', 'tokens', 'users/me', 'access-tokens')[number % 4]}"
         assert client.get(path, headers=wrong).status_code == 401
     for method, path in [("GET", "/api/users"), ("DELETE", "/api/tokens"), ("POST", "/api/tokens")]:
         assert client.open(path, method=method, headers=wrong).status_code == 429
     assert len(hashes) == 20
 
 
-def test_many_guesses_at_once_are_not_checked_beyond_the_budget(app, alice, hashes):
+def test_concurrent_guesses_are_not_checked_beyond_the_budget(app, alice, hashes):
     def guess(number):
         client = app.test_client()
         environ = {"REMOTE_ADDR": HOME}
@@ -235,7 +290,7 @@ def test_many_guesses_at_once_are_not_checked_beyond_the_budget(app, alice, hash
     assert len(hashes) == 20
 
 
-def test_many_right_passwords_at_once_from_one_source_are_all_let_in(app, register):
+def test_concurrent_log_ins_with_right_passwords_from_one_source_all_succeed(app, register):
     for number in range(40):
         register(f"user{number}")
 
@@ -248,6 +303,7 @@ def test_many_right_passwords_at_once_from_one_source_are_all_let_in(app, regist
 # -- The victim ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_10000_guesses_from_50_sources_do_not_lock_the_owner_out(client, guess, alice, hashes):
     token = guess("alice", password=PASSWORD).json["token"]
     hashes.clear()
@@ -283,12 +339,11 @@ def test_a_known_source_has_a_budget_too(guess, alice, hashes):
     hashes.clear()
     assert statuses(guess("alice") for _ in range(30)) == {401: 20, 429: 10}
     assert len(hashes) == 20
-    # And none but that one is spent.
+    # The account's budget elsewhere is not charged.
     assert guess("alice", stranger(1), PASSWORD).status_code == 200
-    assert guess("nobody").status_code == 401
 
 
-def test_two_limits_that_are_the_same_are_two_budgets(app, guess, alice):
+def test_equal_limits_of_source_and_account_are_counted_separately(app, guess, alice):
     app.config.update(dict.fromkeys(LIMITS, "4 per hour"))
     for source, known in ((HOME, True), (stranger(1), False)):
         if known:
@@ -296,7 +351,7 @@ def test_two_limits_that_are_the_same_are_two_budgets(app, guess, alice):
         assert statuses(guess("alice", source) for _ in range(6)) == {401: 4, 429: 2}
 
 
-def test_logging_in_opens_no_further_guesses_at_other_accounts(guess, alice, bob):
+def test_a_right_password_does_not_restore_the_budget_of_a_source(guess, alice, bob):
     for _ in range(20):
         guess("bob")
     assert guess("alice", password=PASSWORD).status_code == 429
@@ -314,7 +369,7 @@ def test_a_source_is_known_for_30_days(guess, alice, days, status):
 
 
 def test_a_new_password_makes_every_other_source_unknown(client, guess, alice):
-    """Whoever had the old one may have logged in from anywhere."""
+    """An attacker who had the old password may have logged in from anywhere."""
     guess("alice", stranger(1), PASSWORD)
     token = guess("alice", HOME, PASSWORD).json["token"]
     body = {"current_password": PASSWORD, "new_password": "battery staple"}
@@ -328,7 +383,9 @@ def test_a_new_password_makes_every_other_source_unknown(client, guess, alice):
     assert guess("alice", HOME, "battery staple").status_code == 200
 
 
-def test_a_source_is_noted_once_a_day_and_forgotten_after_30(app, guess, alice, statements):
+def test_a_known_source_is_written_once_a_day_and_deleted_after_30_days(
+    app, guess, alice, statements
+):
     def writes():
         return [s for s in statements if "known_source" in s and not s.startswith("SELECT")]
 
@@ -385,6 +442,7 @@ def environment(config_class, redis_url):
     }
 
 
+@pytest.mark.slow
 def test_servers_share_the_budgets_through_redis_and_go_on_without_it(
     app, config_class, redis, register
 ):
@@ -411,7 +469,7 @@ def test_servers_share_the_budgets_through_redis_and_go_on_without_it(
             answers = at_once(
                 20, lambda n: [send(servers[n % 2], stranger(n * 10 + k)).status for k in range(10)]
             )
-            # Counted by each of the three processes, and still counted.
+            # Now each of the three processes counts by itself.
             seen = Counter(status for part in answers for status in part)
             assert set(seen) <= {401, 429}
             assert seen[401] <= 300
@@ -419,13 +477,14 @@ def test_servers_share_the_budgets_through_redis_and_go_on_without_it(
             me = second.request("GET", "/api/users/me", headers=bearer(token))
             assert me.status == 200
     for server, processes in ((first, 1), (second, 2)):
-        lines = [line for line in server.output if "Redis cannot be used" in line]
+        lines = [line for line in server.output if "Redis does not answer" in line]
         assert 1 <= len(lines) <= processes
 
 
-def test_a_redis_that_returns_is_counted_in_again(app, config_class, redis, monkeypatch):
+@pytest.mark.slow
+def test_counting_in_redis_resumes_when_redis_answers_again(app, config_class, redis, monkeypatch):
     process, url = redis
-    monkeypatch.setattr(counters, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(rate_limits, "REDIS_PAUSE_SECONDS", 0.2)
     app = create_app(type("RedisConfig", (config_class,), {"REDIS_URL": url}))
     client = app.test_client()
 
@@ -434,7 +493,7 @@ def test_a_redis_that_returns_is_counted_in_again(app, config_class, redis, monk
 
     assert guesses(15) == {401: 15}
     process.send_signal(signal.SIGSTOP)
-    assert guesses(15) == {401: 15}  # of its own budget
+    assert guesses(15) == {401: 15}  # counted in the process
     process.send_signal(signal.SIGCONT)
     time.sleep(0.3)
     assert guesses(10) == {401: 5, 429: 5}

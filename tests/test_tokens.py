@@ -9,8 +9,9 @@ import pytest
 import sqlalchemy as sa
 import time_machine
 
-from app import db, tokens
+from app import db
 from app.models import User
+from app.security import tokens
 from tests.helpers import PASSWORD, basic, bearer
 
 
@@ -33,7 +34,7 @@ def test_a_password_is_exchanged_for_a_token(client, alice):
         "expires_in": 3600,
     }
     assert response.headers["Cache-Control"] == "no-store"
-    assert tokens.is_token(response.json["token"])
+    assert tokens.is_valid(response.json["token"], tokens.LOGIN_PREFIX)
 
 
 @pytest.mark.parametrize("login", ["alice", "ALICE", "alice@example.com", "Alice@Example.COM"])
@@ -57,7 +58,7 @@ def test_the_body_of_a_log_in_is_ignored(client, alice, request_options):
     assert response.status_code == 200
 
 
-def test_a_second_device_is_handed_the_same_token(token, log_in):
+def test_a_second_log_in_returns_the_same_token(token, log_in):
     assert log_in("alice") == token
 
 
@@ -75,7 +76,9 @@ def test_a_token_with_more_than_a_minute_left_is_kept(app, token, log_in):
 
 
 @pytest.mark.parametrize("lifetime", [2, 60, 100])
-def test_a_short_lived_token_is_shared_too(app, alice, log_in, lifetime):
+def test_a_second_log_in_returns_the_same_token_even_if_it_is_short_lived(
+    app, alice, log_in, lifetime
+):
     app.config["TOKEN_LIFETIME_SECONDS"] = lifetime
     assert log_in("alice") == log_in("alice")
 
@@ -89,7 +92,7 @@ def test_the_lifetime_is_a_setting(app, client, alice):
         assert client.get("/api/users/me", headers=headers).status_code == 401
 
 
-def test_logging_in_is_being_seen(client, alice, log_in):
+def test_logging_in_updates_last_seen(client, alice, log_in):
     with time_machine.travel(datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC), tick=False):
         headers = bearer(log_in("alice"))
         user = client.get("/api/users/me", headers=headers).json
@@ -100,13 +103,13 @@ def test_logging_in_is_being_seen(client, alice, log_in):
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_the_bearer_scheme_is_known_in_any_case(client, token, scheme):
+def test_the_scheme_bearer_is_case_insensitive(client, token, scheme):
     headers = {"Authorization": f"{scheme} {token}"}
     assert client.get("/api/users/me", headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("password", ["", "ignored"])
-def test_a_client_that_only_speaks_basic_sends_the_token_as_user_name(client, token, password):
+def test_a_token_may_be_sent_as_the_basic_user_name(client, token, password):
     response = client.get("/api/users/me", headers=basic(token, password))
     assert response.json["username"] == "alice"
 
@@ -121,7 +124,7 @@ def test_a_token_does_not_log_in(client, token):
     assert client.post("/api/tokens", headers=basic(token, PASSWORD)).status_code == 401
 
 
-def test_one_learns_what_a_token_is(client, alice, token):
+def test_get_tokens_returns_scope_expiry_and_user_of_a_login_token(client, alice, token):
     response = client.get("/api/tokens", headers=bearer(token))
     assert response.status_code == 200
     assert response.json == {
@@ -150,7 +153,7 @@ def test_a_bearer_check_is_one_select_and_no_write(client, token, statements):
 
 
 @pytest.mark.parametrize("position", [0, 3, 4, 20, 33, 34, 39])
-def test_a_token_with_one_character_flipped_reaches_no_database(
+def test_a_token_with_one_wrong_character_is_refused_without_a_database_query(
     client, token, statements, position
 ):
     other = "B" if token[position] == "A" else "A"
@@ -160,7 +163,7 @@ def test_a_token_with_one_character_flipped_reaches_no_database(
     assert statements == []
 
 
-def test_a_well_formed_token_of_nobody_is_refused(client, alice):
+def test_a_well_formed_but_unknown_token_is_refused(client, alice):
     assert client.get("/api/users/me", headers=bearer(tokens.make())).status_code == 401
 
 
@@ -176,13 +179,13 @@ def test_logging_out_ends_the_token(client, token, credentials):
     assert client.delete("/api/tokens", headers=headers).status_code == 401
 
 
-def test_a_password_ends_the_token_its_user_has(client, token):
+def test_logging_out_with_a_password_ends_the_token_of_the_user(client, token):
     assert client.delete("/api/tokens", headers=basic("alice")).status_code == 204
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
     assert client.delete("/api/tokens", headers=basic("alice")).status_code == 204
 
 
-def test_logging_out_leaves_others_alone(client, token, bob, log_in):
+def test_logging_out_leaves_the_tokens_of_other_users_valid(client, token, bob, log_in):
     headers = bearer(log_in("bob"))
     client.delete("/api/tokens", headers=bearer(token))
     assert client.get("/api/users/me", headers=headers).json["username"] == "bob"
@@ -201,10 +204,10 @@ def test_a_clock_that_steps_back_does_not_revive_a_revoked_token(client, token):
         assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
 
 
-# -- What stands in the database -------------------------------------------------------
+# -- The database ----------------------------------------------------------------------
 
 
-def test_null_columns_are_no_token_and_no_server_error(app, client, token):
+def test_null_columns_cause_no_server_error(app, client, token):
     change_alice(app, token_expiration=None)
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
     change_alice(app, password_hash=None, last_seen=None)
@@ -213,7 +216,7 @@ def test_null_columns_are_no_token_and_no_server_error(app, client, token):
     assert client.get("/api/users/me", headers=bearer(token)).json["last_seen"] is None
 
 
-def test_a_null_expiration_is_replaced_by_a_new_token(app, client, token, log_in):
+def test_a_log_in_replaces_a_token_without_an_expiration(app, client, token, log_in):
     change_alice(app, token_expiration=None)
     new = log_in("alice")
     assert new != token
@@ -229,11 +232,11 @@ def test_the_column_holds_the_sealed_token(app, token):
         assert db.session.scalar(sa.select(User).where(User.token == token)).username == "alice"
 
 
-def test_no_token_and_no_password_stands_in_the_database_in_plain_text(app, token):
+def test_the_database_contains_no_token_or_password_in_plain_text(app, token):
     with app.app_context():
         if db.engine.dialect.name == "sqlite":
             file = Path(db.engine.url.database)
-            # By another process: closing a file drops all of this one's locks on it.
+            # Read by another process: closing the file here would drop the locks on it.
             files = [str(path) for path in file.parent.glob("app.db*")]
             stored = subprocess.run(["cat", *files], capture_output=True, check=True).stdout
         else:
@@ -246,7 +249,7 @@ def test_no_token_and_no_password_stands_in_the_database_in_plain_text(app, toke
         assert base64.b64encode(secret) not in stored
 
 
-def test_what_stands_in_the_column_is_no_credential(app, client, token):
+def test_the_value_of_the_token_column_is_not_accepted_as_a_token(app, client, token):
     with app.app_context():
         raw = bytes(db.session.scalar(sa.text('SELECT token FROM "user"')))
     for text in (raw.decode("latin-1"), raw.hex(), base64.b64encode(raw).decode()):
@@ -263,7 +266,7 @@ def test_tokens_survive_a_key_rotation(app, client, token, log_in):
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
 
 
-def test_a_check_is_one_select_however_many_former_keys_there_are(app, client, token, statements):
+def test_a_token_check_is_one_select_with_any_number_of_former_keys(app, client, token, statements):
     old_key = app.config["SECRET_KEY"]
     app.config.update(SECRET_KEY="another", SECRET_KEY_FALLBACKS=("older", "oldest", old_key))
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
@@ -273,7 +276,9 @@ def test_a_check_is_one_select_however_many_former_keys_there_are(app, client, t
 
 
 @pytest.mark.parametrize("fallbacks", [[], None])
-def test_a_key_that_is_gone_ends_its_tokens(app, client, token, log_in, fallbacks):
+def test_removing_a_secret_key_ends_the_tokens_sealed_under_it(
+    app, client, token, log_in, fallbacks
+):
     app.config.update(SECRET_KEY="another key", SECRET_KEY_FALLBACKS=fallbacks)
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
     new = log_in("alice")
@@ -286,7 +291,7 @@ def test_a_key_that_is_gone_ends_its_tokens(app, client, token, log_in, fallback
 # -- Code written for the tutorial -----------------------------------------------------
 
 
-def test_the_verbs_of_the_tutorial_work(app):
+def test_the_methods_of_the_tutorial_work(app):
     with app.app_context():
         user = User(username="susan", email="susan@example.com")
         user.set_password("cat")
@@ -310,7 +315,7 @@ def test_a_time_without_a_zone_is_not_stored(app, alice):
         change_alice(app, token_expiration=datetime(2030, 1, 1))  # noqa: DTZ001  the point
 
 
-def test_a_new_user_can_be_given_a_token_before_they_are_stored(app):
+def test_get_token_works_for_a_user_that_is_not_stored_yet(app):
     with app.app_context():
         user = User(username="susan", email="susan@example.com")
         token = user.get_token(expires_in=100)

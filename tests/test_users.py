@@ -13,7 +13,7 @@ from tests.helpers import PASSWORD, basic, bearer
 EMAIL_HASH = hashlib.sha256(b"alice@example.com").hexdigest()
 
 
-def test_registering_gives_a_user_and_where_it_is(client):
+def test_registering_returns_the_user_and_its_location(client):
     response = client.post(
         "/api/users",
         json={
@@ -31,13 +31,13 @@ def test_registering_gives_a_user_and_where_it_is(client):
         "username": "alice",
         "about_me": "Ein Gruß\nin zwei Zeilen 🙂",
         "last_seen": user["last_seen"],
-        "post_count": 0,
-        "follower_count": 0,
-        "following_count": 0,
+        "post_count": 0,  # microblog
+        "follower_count": 0,  # microblog
+        "following_count": 0,  # microblog
         "_links": {
             "self": f"/api/users/{user['id']}",
-            "followers": f"/api/users/{user['id']}/followers",
-            "following": f"/api/users/{user['id']}/following",
+            "followers": f"/api/users/{user['id']}/followers",  # microblog
+            "following": f"/api/users/{user['id']}/following",  # microblog
             "avatar": f"https://www.gravatar.com/avatar/{EMAIL_HASH}?d=identicon&s=128",
         },
     }
@@ -75,7 +75,7 @@ def test_an_email_address_is_taken_in_any_case(client, alice, email):
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 64, "A.b-c_9", "...", "-"])
-def test_user_names_may_be(client, register, name):
+def test_valid_user_names_are_accepted(client, register, name):
     register(name, email="any@example.com")
     assert client.get("/api/users/me", headers=basic(name)).json["username"] == name
 
@@ -84,7 +84,7 @@ def test_user_names_may_be(client, register, name):
     "name",
     ["", "a" * 65, "a b", "a\n", "\na", "a@b", "ä", "a/b", "a\u200b", "١", "a\0", "\ud800"],
 )
-def test_user_names_may_not_be(client, name):
+def test_invalid_user_names_are_refused(client, name):
     body = {"username": name, "email": "any@example.com", "password": PASSWORD}
     response = client.post("/api/users", json=body)
     assert response.status_code == 400
@@ -105,7 +105,7 @@ def test_user_names_may_not_be(client, name):
         "jürgen@example.com",
     ],
 )
-def test_email_addresses_may_not_be(client, email):
+def test_invalid_email_addresses_are_refused(client, email):
     body = {"username": "alice", "email": email, "password": PASSWORD}
     response = client.post("/api/users", json=body)
     assert response.status_code == 400
@@ -114,7 +114,8 @@ def test_email_addresses_may_not_be(client, email):
 
 @pytest.mark.parametrize(("length", "status"), [(7, 400), (8, 201), (256, 201), (257, 400)])
 def test_passwords_have_8_to_256_characters(client, length, status):
-    body = {"username": "alice", "email": "alice@example.com", "password": "ü" * length}
+    password = ("üöäß" * 65)[:length]
+    body = {"username": "alice", "email": "alice@example.com", "password": password}
     response = client.post("/api/users", json=body)
     assert response.status_code == status
     if status == 400:
@@ -122,10 +123,10 @@ def test_passwords_have_8_to_256_characters(client, length, status):
         assert response.json["errors"] == {"password": [text]}
         assert response.json["message"] == f"password {text}"
     else:
-        assert client.post("/api/tokens", auth=("alice", "ü" * length)).status_code == 200
+        assert client.post("/api/tokens", auth=("alice", password)).status_code == 200
 
 
-def test_the_shortest_password_is_a_setting(app, client):
+def test_the_minimum_password_length_is_a_setting(app, client):
     app.config["PASSWORD_MIN_LENGTH"] = 3
     body = {"username": "alice", "email": "alice@example.com", "password": "cat"}
     assert client.post("/api/users", json=body).status_code == 201
@@ -147,7 +148,7 @@ def test_unknown_fields_change_nothing(client, alice, token, method):
         assert client.get("/api/users/me", headers=basic("alice")).status_code == 200
 
 
-def test_the_picture_and_the_log_in_do_not_depend_on_how_an_address_is_written(client, register):
+def test_avatar_and_log_in_do_not_depend_on_the_spelling_of_the_email_address(client, register):
     register("alice", email="Alice@BÜCHER.example")
     me = client.get("/api/users/me", headers=basic("alice")).json
     assert me["email"] == "Alice@bücher.example"
@@ -157,7 +158,7 @@ def test_the_picture_and_the_log_in_do_not_depend_on_how_an_address_is_written(c
         assert client.post("/api/tokens", headers=basic(login)).status_code == 200
 
 
-def test_a_user_of_an_older_database_may_have_another_name(app, client, register):
+def test_a_user_whose_name_is_no_longer_valid_can_still_authenticate(app, client, register):
     for number, name in enumerate(["bob@home", "日本", "José\n"]):
         id = register(f"user{number}")
         with app.app_context():
@@ -171,7 +172,7 @@ def test_a_user_of_an_older_database_may_have_another_name(app, client, register
 # -- Reading ---------------------------------------------------------------------------
 
 
-def test_only_oneself_is_shown_with_an_email_address(client, alice, bob, token):
+def test_a_user_sees_only_their_own_email_address(client, alice, bob, token):
     assert client.get(f"/api/users/{alice}", headers=bearer(token)).json["email"]
     assert client.get("/api/users/me", headers=bearer(token)).json["email"]
     assert "email" not in client.get(f"/api/users/{bob}", headers=bearer(token)).json
@@ -203,7 +204,9 @@ def test_a_page_past_the_end_is_empty(client, token):
     assert response.json["_meta"]["total_items"] == 1
 
 
-def test_a_user_who_is_deleted_or_added_by_hand_is_counted(app, client, alice, bob, token):
+def test_the_total_is_correct_after_users_are_added_or_deleted_in_code(
+    app, client, alice, bob, token
+):
     with app.app_context():
         db.session.delete(db.session.get(User, bob))
         db.session.add_all([User(username=name, email=name) for name in ("carol", "dave")])
@@ -211,7 +214,7 @@ def test_a_user_who_is_deleted_or_added_by_hand_is_counted(app, client, alice, b
     assert client.get("/api/users", headers=bearer(token)).json["_meta"]["total_items"] == 3
 
 
-def test_tables_that_are_made_from_the_models_count_too(config_class, tmp_path):
+def test_the_total_is_correct_in_tables_made_by_create_all(config_class, tmp_path):
     uri = {"SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/app.db"}
     app = create_app(type("CreateAllConfig", (config_class,), uri))
     with app.app_context():
@@ -232,7 +235,7 @@ def test_a_page_has_10_items_by_default(client, token):
 @pytest.mark.parametrize(
     "value", ["0", "-1", str(2**63), "9" * 5000, "٣", "abc", "", "1.0", "+1", " 1", "1_0"]
 )
-def test_a_page_that_is_no_number_is_refused(client, token, name, value):
+def test_an_invalid_page_or_per_page_is_refused(client, token, name, value):
     response = client.get("/api/users", query_string={name: value}, headers=bearer(token))
     assert response.status_code == 400
     assert list(response.json["errors"]) == [name]
@@ -251,12 +254,14 @@ def test_a_user_that_does_not_exist_is_404(client, token, id):
     response = client.get(f"/api/users/{id}", headers=bearer(token))
     assert response.status_code == 404
     assert set(response.json) == {"error", "message"}
-    # Not one's own comes first, where the id can be one at all.
+    # Changing another user is 403, even if the id is unknown; an invalid id is 404.
     status = client.put(f"/api/users/{id}", headers=bearer(token)).status_code
     assert status == (403 if re.fullmatch("[0-9]{1,18}", id, re.ASCII) else 404)
 
 
-def test_a_page_costs_the_same_statements_whatever_its_length(client, register, log_in, statements):
+def test_a_page_of_users_takes_three_statements_whatever_its_length(
+    client, register, log_in, statements
+):
     for number in range(30):
         register(f"user{number}")
     headers = bearer(log_in("user0"))
@@ -271,7 +276,7 @@ def test_a_page_costs_the_same_statements_whatever_its_length(client, register, 
 # -- Changing --------------------------------------------------------------------------
 
 
-def test_one_changes_what_one_sends_and_nothing_else(client, alice, token):
+def test_a_put_changes_only_the_fields_in_the_body(client, alice, token):
     response = client.put(f"/api/users/{alice}", json={"about_me": "Hi"}, headers=bearer(token))
     assert response.status_code == 200
     assert (response.json["username"], response.json["about_me"]) == ("alice", "Hi")
@@ -282,12 +287,12 @@ def test_one_changes_what_one_sends_and_nothing_else(client, alice, token):
     assert client.post("/api/tokens", auth=("alicia@example.com", PASSWORD)).status_code == 200
 
 
-def test_an_empty_change_changes_nothing(client, alice, token):
+def test_a_put_with_an_empty_object_changes_nothing(client, alice, token):
     before = client.get("/api/users/me", headers=bearer(token)).json
     assert client.put(f"/api/users/{alice}", json={}, headers=bearer(token)).json == before
 
 
-def test_one_may_change_the_case_of_ones_name(client, alice, token):
+def test_a_user_can_change_the_case_of_their_name(client, alice, token):
     changes = {"username": "ALICE", "email": "alice@example.com"}
     response = client.put(f"/api/users/{alice}", json=changes, headers=bearer(token))
     assert (response.status_code, response.json["username"]) == (200, "ALICE")
@@ -301,7 +306,9 @@ def test_one_may_change_the_case_of_ones_name(client, alice, token):
         ({"username": "bob", "email": "bob@example.com"}, "please use a different username"),
     ],
 )
-def test_one_may_not_take_anothers_name(client, alice, bob, token, changes, message):
+def test_a_user_cannot_take_the_name_or_email_address_of_another(
+    client, alice, bob, token, changes, message
+):
     changes["about_me"] = "not stored either"
     response = client.put(f"/api/users/{alice}", json=changes, headers=bearer(token))
     assert (response.status_code, response.json["message"]) == (400, message)
@@ -310,13 +317,13 @@ def test_one_may_not_take_anothers_name(client, alice, bob, token, changes, mess
 
 
 @pytest.mark.parametrize("body", ["", "not json", "{}", '{"username": ""}', "[" * 100_000])
-def test_another_user_is_403_before_the_body_is_looked_at(client, bob, token, body):
+def test_changing_another_user_is_403_before_the_body_is_checked(client, bob, token, body):
     response = client.put(f"/api/users/{bob}", data=body, headers=bearer(token))
     assert response.status_code == 403
     assert response.json["error"] == "Forbidden"
 
 
-def test_links_do_not_follow_the_host_header(client, alice, token):
+def test_links_do_not_depend_on_the_host_header(client, alice, token):
     headers = bearer(token) | {
         "Host": "evil.example",
         "X-Forwarded-Host": "evil.example",
@@ -332,3 +339,35 @@ def test_links_do_not_follow_the_host_header(client, alice, token):
     response = client.post("/api/users", json=body, headers=headers)
     assert response.headers["Location"] == response.json["_links"]["self"]
     assert response.headers["Location"].startswith("/api/users/")
+
+
+# -- Limits and privacy ----------------------------------------------------------------
+
+
+def test_registrations_from_one_source_are_limited(app, client):
+    app.config["REGISTRATION_LIMIT_PER_SOURCE"] = "3 per hour"
+
+    def register(number, address="198.51.100.7", **fields):
+        body = {"username": f"u{number}", "email": f"u{number}@example.com", "password": PASSWORD}
+        environ = {"REMOTE_ADDR": address}
+        return client.post("/api/users", json=body | fields, environ_base=environ)
+
+    assert [register(number, password="x").status_code for number in range(5)] == [400] * 5
+    assert [register(number).status_code for number in (1, 1, 2)] == [201, 400, 201]
+    refused = register(3)
+    assert refused.status_code == 429
+    assert refused.json["message"].startswith("too many registrations; ")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 3600
+    assert register(3, "198.51.100.8").status_code == 201
+
+
+def test_avatars_off_removes_the_hash_of_the_email_address(client_of, alice, token):
+    client = client_of(AVATARS="off")
+    headers = bearer(token)
+    client.post("/api/posts", json={"body": "Hello"}, headers=headers)  # microblog
+    paths = ["/api/users/me", "/api/users"]
+    paths += ["/api/posts", "/api/feed"]  # microblog
+    for path in paths:
+        response = client.get(path, headers=headers)
+        assert response.status_code == 200
+        assert "avatar" not in response.text

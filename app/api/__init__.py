@@ -1,15 +1,22 @@
-"""The routes: one module per resource, each with a Blueprint of its own."""
+"""The routes: one module and one blueprint for each resource."""
 
 from apiflask import APIFlask
 from werkzeug.routing import IntegerConverter
 
-from app.api import access_tokens, docs, following, posts, tokens, users
+from app.api import (
+    access_tokens,
+    docs,
+    following,  # microblog
+    posts,  # microblog
+    tokens,
+    users,
+)
 
 
 class AsciiInteger(IntegerConverter):
-    """`<int:...>` in a route: up to 18 ASCII digits, which is what the database can compare.
+    """`<int:...>` in a route: up to 18 ASCII digits, which the database can compare.
 
-    Werkzeug's takes the digits of every script, and any number of them.
+    Werkzeug's takes any number of digits, of every script.
     """
 
     regex = "[0-9]{1,18}"
@@ -17,8 +24,14 @@ class AsciiInteger(IntegerConverter):
 
 def init_app(app: APIFlask) -> None:
     app.url_map.converters["int"] = AsciiInteger
-    # "//" is 404, not a redirect to whatever Host the client has sent.
+    # "//" is 404; Werkzeug would redirect to the Host that the client has sent.
     app.url_map.merge_slashes = False
-    for module in (users, tokens, access_tokens, following, posts):  # as the document has them
+    for module in (  # in the order of the document
+        users,
+        tokens,
+        access_tokens,
+        following,  # microblog
+        posts,  # microblog
+    ):
         app.register_blueprint(module.bp, url_prefix="/api")
     app.register_blueprint(docs.bp)

@@ -1,18 +1,12 @@
-"""`/api/access-tokens`: make tokens for devices, scripts and services; list and revoke them."""
+"""`/api/access-tokens`: make, list and revoke tokens for scripts and services."""
 
 from typing import Any
 
 from apiflask import APIBlueprint, abort
 from flask import current_app, url_for
 
-from app import audit
-from app.audit import Event
-from app.auth import any_auth, password_required
-from app.errors import found
-from app.extensions import db
-from app.models import AccessToken, AlreadyTakenError, OutdatedError, TooManyError
-from app.openapi import by_id
-from app.schemas import (
+from app.api.openapi import by_id
+from app.api.schemas import (
     LOCATION,
     AccessTokenCollection,
     AccessTokenOut,
@@ -21,14 +15,20 @@ from app.schemas import (
     PageQuery,
     collection,
 )
+from app.auth import any_auth, check_again
+from app.extensions import db
+from app.http import audit
+from app.http.audit import Event
+from app.http.errors import found
+from app.models import AccessToken, AlreadyTakenError, TooManyError
 
 bp = APIBlueprint(
     "access_tokens",
     __name__,
-    tag={"name": "Access tokens", "description": "for devices, scripts and other services"},
+    tag={"name": "Access tokens", "description": "for scripts and other services"},
 )
 
-# No scope opens these: whoever has an access token could give it any other.
+# No scope opens these routes: an access token could make another with more rights.
 
 
 @bp.post("/access-tokens")
@@ -41,17 +41,16 @@ bp = APIBlueprint(
     links=by_id("get_access_token", "revoke_access_token"),
 )
 def create_access_token(fields: dict[str, Any]) -> Any:
-    """Make an access token; its text is in this answer and nowhere else."""
+    """Make an access token; only this response has its text."""
     user = any_auth.current_user()
     most = current_app.config["ACCESS_TOKENS_PER_USER"]
+    check_again()  # else a user who was just deactivated would be 404
     try:
-        access_token = user.create_access_token(**fields, most=most)
+        access_token = AccessToken.create(user, **fields, most=most)
     except AlreadyTakenError:
         abort(400, detail={"json": {"name": ["must be other than those of your live tokens"]}})
     except TooManyError:
-        abort(400, f"you have {most} access tokens, which is the most; revoke one first")
-    except OutdatedError:
-        password_required(401)
+        abort(400, f"limit of {most} access tokens reached; revoke one first")
     db.session.commit()
     audit.record(Event.TOKEN_CREATED, user.id)
     headers = {
@@ -66,8 +65,8 @@ def create_access_token(fields: dict[str, Any]) -> Any:
 @bp.input(PageQuery, location="query")
 @bp.output(AccessTokenCollection)
 def get_access_tokens(query_data: dict[str, int]) -> Any:
-    """List one's own live access tokens, by ascending id."""
-    page = AccessToken.page_of(any_auth.current_user().id, **query_data)
+    """List your live access tokens, by ascending id."""
+    page = AccessToken.page_of(any_auth.current_credential().user_id, **query_data)
     return collection(page, ".get_access_tokens")
 
 
@@ -75,15 +74,15 @@ def get_access_tokens(query_data: dict[str, int]) -> Any:
 @bp.auth_required(any_auth)
 @bp.output(AccessTokenOut)
 def get_access_token(id: int) -> Any:
-    """Read one of one's own live access tokens."""
-    return found(AccessToken.find_of(any_auth.current_user().id, id))
+    """Read one of your live access tokens."""
+    return found(AccessToken.find_of(any_auth.current_credential().user_id, id))
 
 
 @bp.delete("/access-tokens/<int:id>")
 @bp.auth_required(any_auth)
 @bp.output({}, status_code=204)
 def revoke_access_token(id: int) -> Any:
-    """Revoke one of one's own access tokens."""
+    """Revoke one of your access tokens."""
     user = any_auth.current_user()
     found(AccessToken.find_of(user.id, id)).revoke()
     db.session.commit()

@@ -1,19 +1,20 @@
-"""`/openapi.json`, and the page that shows it: `/docs`, to which `/` leads."""
+"""`/openapi.json`, and the page `/docs` that shows it; `/` redirects there."""
 
 from importlib import resources
 from pathlib import Path
 from typing import Any, cast
 
 from apiflask import APIBlueprint, APIFlask
-from flask import current_app, redirect, request, send_from_directory, url_for
+from flask import current_app, redirect, render_template, send_from_directory, url_for
 
+from app.api.openapi import document
 from app.auth import public
-from app.errors import found
-from app.openapi import document
-
-bp = APIBlueprint("docs", __name__, enable_openapi=False)
+from app.http.errors import found
+from app.http.headers import request
 
 _OWN = Path(__file__).parent.parent / "static" / "docs"
+bp = APIBlueprint("docs", __name__, enable_openapi=False, template_folder=str(_OWN))
+
 _SWAGGER_UI = Path(str(resources.files("flask_swagger_ui"))) / "dist"
 _FILES = {
     "page.css": _OWN,
@@ -40,7 +41,8 @@ def index() -> Any:
 @bp.get("/docs")
 @public
 def get_page() -> Any:
-    response = send_from_directory(_OWN, "index.html")
+    page = render_template("index.html", title=current_app.config["APP_NAME"])
+    response = current_app.make_response(page)
     response.headers["Content-Security-Policy"] = _POLICY
     return response
 
@@ -55,7 +57,7 @@ def get_file(name: str) -> Any:
 @public
 def get_document() -> Any:
     made = current_app.extensions
-    if "openapi" not in made:  # the routes are what they are
+    if "openapi" not in made:  # once: the routes do not change
         made["openapi"] = current_app.json.dumps(document(cast("APIFlask", current_app)))
     response = current_app.response_class(made["openapi"], mimetype="application/json")
     response.add_etag()

@@ -1,17 +1,18 @@
-"""Followers and those one follows, under `/api/users`."""
+"""Follow and unfollow users, under `/api/users`."""
 
 from typing import Any
 
 from apiflask import APIBlueprint, abort
 
+from app.api.schemas import PageQuery, UserCollection, collection
 from app.auth import any_auth
-from app.errors import found
 from app.extensions import db
-from app.models import Follow, FollowsOneselfError, User
-from app.schemas import PageQuery, UserCollection, collection
+from app.http.errors import found
+from app.models import Follow, User
+from app.models.follow import FollowsOneselfError
 
 bp = APIBlueprint(
-    "following", __name__, tag={"name": "Following", "description": "whose posts one's feed has"}
+    "following", __name__, tag={"name": "Following", "description": "whose posts are in your feed"}
 )
 
 
@@ -20,7 +21,7 @@ bp = APIBlueprint(
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_followers(id: int, query_data: dict[str, int]) -> Any:
-    """List those who follow a user."""
+    """List the followers of a user."""
     page = Follow.followers_of(found(User.find(id)), **query_data)
     return collection(page, ".get_followers", id=id)
 
@@ -30,7 +31,7 @@ def get_followers(id: int, query_data: dict[str, int]) -> Any:
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_following(id: int, query_data: dict[str, int]) -> Any:
-    """List those whom a user follows."""
+    """List the users that a user follows."""
     return _following(id, query_data)
 
 
@@ -40,7 +41,7 @@ def get_following(id: int, query_data: dict[str, int]) -> Any:
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_followed(id: int, query_data: dict[str, int]) -> Any:
-    """List those whom a user follows, at the address of the tutorial of 2018."""
+    """List the users that a user follows, at the address of the tutorial of 2018."""
     return _following(id, query_data)
 
 
@@ -53,10 +54,10 @@ def _following(id: int, query_data: dict[str, int]) -> dict[str, Any]:
 @bp.auth_required(any_auth, roles=["write"])
 @bp.output({}, status_code=204)
 def follow(id: int) -> Any:
-    """Follow a user; again is no mistake."""
+    """Follow a user; no error if you already do."""
     user = found(User.find(id))
     try:
-        Follow.begin(any_auth.current_user().id, user.id)
+        Follow.begin(any_auth.current_credential().user_id, user.id)
     except FollowsOneselfError:
         abort(400, "you cannot follow yourself; your own posts are in your feed anyway")
     db.session.commit()
@@ -67,7 +68,7 @@ def follow(id: int) -> Any:
 @bp.auth_required(any_auth, roles=["write"])
 @bp.output({}, status_code=204)
 def unfollow(id: int) -> Any:
-    """Follow a user no longer; again is no mistake."""
-    Follow.end(any_auth.current_user().id, found(User.find(id)).id)
+    """Unfollow a user; no error if you do not follow them."""
+    Follow.end(any_auth.current_credential().user_id, found(User.find(id)).id)
     db.session.commit()
     return ""

@@ -1,4 +1,4 @@
-"""Posts: write, read, change and delete them, and the streams of them."""
+"""`/api/posts` and `/api/feed`: write, read, change, delete; lists of the newest first."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -7,12 +7,13 @@ from typing import Any
 from apiflask import APIBlueprint, abort
 from flask import url_for
 
+from app.api.openapi import by_id
+from app.api.schemas import LOCATION
+from app.api.schemas.posts import NewPost, PostOut, PostStream, StreamQuery, stream
 from app.auth import any_auth
-from app.errors import found
 from app.extensions import db
+from app.http.errors import found
 from app.models import Post, User
-from app.openapi import by_id
-from app.schemas import LOCATION, NewPost, PostOut, PostStream, StreamQuery, stream
 
 bp = APIBlueprint(
     "posts", __name__, tag={"name": "Posts", "description": "write, read, change, delete"}
@@ -20,15 +21,15 @@ bp = APIBlueprint(
 
 
 def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives the view the `post` of the route's `id`: 404 without one, 403 if another wrote it.
+    """Call the view with the `post` of the route's `id`: 404 without one, 403 if another wrote it.
 
-    Stands below `auth_required` and above `input`, as `own_account` does.
+    Put it below `auth_required` and above `input`, like `own_account`.
     """
 
     @wraps(view)
     def decorated(id: int, **kwargs: Any) -> Any:
         post = found(Post.find(id))
-        if post.user_id != any_auth.current_user().id:
+        if post.user_id != any_auth.current_credential().user_id:
             abort(403)
         return view(post=post, **kwargs)
 
@@ -40,7 +41,7 @@ def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_posts(query_data: dict[str, int]) -> Any:
-    """List everybody's posts, newest first."""
+    """List all posts, newest first."""
     posts = Post.of_everybody(query_data.get("before"), query_data["per_page"] + 1)
     return stream(posts, query_data, ".get_posts")
 
@@ -61,8 +62,8 @@ def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_feed(query_data: dict[str, int]) -> Any:
-    """List posts of those one follows, and one's own, newest first."""
-    me = any_auth.current_user().id
+    """List your posts and those of the users you follow, newest first."""
+    me = any_auth.current_credential().user_id
     posts = Post.feed_of(me, query_data.get("before"), query_data["per_page"] + 1)
     return stream(posts, query_data, ".get_feed")
 
@@ -92,7 +93,7 @@ def get_post(id: int) -> Any:
 @bp.input(NewPost, arg_name="fields")
 @bp.output(PostOut)
 def update_post(post: Post, fields: dict[str, str]) -> Any:
-    """Change one's own post."""
+    """Change your post."""
     post.body = fields["body"]
     db.session.commit()
     return post
@@ -103,7 +104,7 @@ def update_post(post: Post, fields: dict[str, str]) -> Any:
 @own_post
 @bp.output({}, status_code=204)
 def delete_post(post: Post) -> Any:
-    """Delete one's own post."""
+    """Delete your post."""
     post.withdraw()
     db.session.commit()
     return ""

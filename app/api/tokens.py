@@ -1,4 +1,4 @@
-"""`/api/tokens`: log in, stay logged in, log out; look at a token, one's own or another's."""
+"""`/api/tokens`: log in, renew, log out, introspect, revoke."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,25 +7,7 @@ from urllib.parse import quote
 from apiflask import APIBlueprint, abort
 from flask import current_app
 
-from app import audit
-from app.audit import Event
-from app.auth import (
-    any_auth,
-    basic_auth,
-    find_token,
-    granted_scope,
-    is_by_token,
-    note_use,
-    password_required,
-    presented_access_token,
-    presented_password,
-    public,
-)
-from app.challenges import log_in_again, refuse_scope
-from app.columns import utc_now
-from app.extensions import db
-from app.models import SCOPES, AccessToken, OutdatedError, User
-from app.schemas import (
+from app.api.schemas import (
     TOKEN_HEADERS,
     GivenToken,
     Introspection,
@@ -33,6 +15,14 @@ from app.schemas import (
     TokenInfoQuery,
     TokenOut,
 )
+from app.auth import Credential, Kind, any_auth, basic_auth, public
+from app.auth.challenges import refuse_scope, refuse_token
+from app.auth.credential import find_credential
+from app.clock import utc_now
+from app.extensions import db
+from app.http import audit
+from app.http.audit import Event
+from app.models import SCOPES, User
 
 bp = APIBlueprint(
     "tokens", __name__, tag={"name": "Tokens", "description": "log in, stay logged in, log out"}
@@ -47,37 +37,32 @@ _NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749, 5.1
 def get_token() -> Any:
     """Log in."""
     user = basic_auth.current_user()
-    try:
-        user.renew_password_hash(presented_password())
-        token = user.get_token(current_app.config["TOKEN_LIFETIME_SECONDS"])
-    except OutdatedError:
-        password_required(401)
-    answer = _answer(token, user)
+    token = user.get_token(current_app.config["TOKEN_LIFETIME_SECONDS"])
     db.session.commit()
-    return answer, 200, _NO_STORE
+    return _token_response(token, user), 200, _NO_STORE
 
 
 @bp.put("/tokens")
 @bp.auth_required(any_auth)
 @bp.output(TokenOut)
 def renew_token() -> Any:
-    """Stay logged in: the same token, which lives on.
+    """Stay logged in: the same login token gets a new lifetime.
 
-    A password by itself has nothing to renew: 403.
+    A password has no token to renew: 403.
     """
-    user = any_auth.current_user()
-    if not is_by_token():
-        abort(403, "this renews the token it comes with; with a password, POST here")
+    credential = any_auth.current_credential()
+    if credential.kind is Kind.PASSWORD:
+        abort(403, "a password cannot be renewed; send a login token, or POST to log in")
     config = current_app.config
     max_age = timedelta(days=config["LOGIN_MAX_AGE_DAYS"])
+    user = credential.user
     if not user.renew_token(config["TOKEN_LIFETIME_SECONDS"], max_age):
-        log_in_again()
-    answer = _answer(user.token, user)
+        refuse_token("log in again: the password was given too long ago")
     db.session.commit()
-    return answer, 200, _NO_STORE
+    return _token_response(user.token, user), 200, _NO_STORE
 
 
-def _answer(token: str | None, user: User) -> dict[str, Any]:
+def _token_response(token: str | None, user: User) -> dict[str, Any]:
     return {
         "token": token,
         "access_token": token,
@@ -91,23 +76,20 @@ def _answer(token: str | None, user: User) -> dict[str, Any]:
 @bp.input(TokenInfoQuery, location="query")
 @bp.output(TokenInfo, headers=TOKEN_HEADERS)
 def get_token_info(query_data: dict[str, str]) -> Any:
-    """Tell whose credentials these are, in the body and, for a proxy, in headers."""
-    user = any_auth.current_user()
+    """Read the owner, scope and lifetime of your credentials, in the body and in headers."""
+    credential = any_auth.current_credential()
     wanted = query_data.get("scope", "").split()
-    if not set(wanted) <= set(granted_scope().split()):
+    if not set(wanted) <= set(credential.scopes):
         refuse_scope(wanted)
-    by_token = is_by_token()
-    access_token = presented_access_token()
-    seconds_left = user.token_seconds_left if access_token is None else access_token.seconds_left
     answer = {
-        "token_type": "Bearer" if by_token else "Basic",
-        "scope": granted_scope(),
-        "expires_in": seconds_left if by_token else None,
-        "user": user,
+        "token_type": credential.token_type,
+        "scope": credential.scope,
+        "expires_in": credential.seconds_left,
+        "user": {"id": credential.user_id, "username": credential.username},
     }
-    # Quoted, for the names of an older database; those registered here need it not.
-    name = quote(user.username, safe="")
-    headers = {"X-User-Id": user.id, "X-Username": name, "X-Scope": granted_scope()}
+    # Quoted: an imported database may hold names that no header can.
+    name = quote(credential.username, safe="")
+    headers = {"X-User-Id": credential.user_id, "X-Username": name, "X-Scope": credential.scope}
     return answer, 200, _NO_STORE | headers
 
 
@@ -115,19 +97,15 @@ def get_token_info(query_data: dict[str, str]) -> Any:
 @bp.auth_required(any_auth, roles=list(SCOPES))
 @bp.output({}, status_code=204)
 def revoke_token() -> Any:
-    """Log out: the presented token ends, or with a password the one the user has."""
-    _end(any_auth.current_user(), presented_access_token(), Event.LOG_OUT)
+    """Log out: end the token of this request; with a password, the user's login token."""
+    _revoke(any_auth.current_credential(), Event.LOG_OUT)
     return ""
 
 
-def _end(user: User, access_token: AccessToken | None, event: Event) -> None:
-    """Ends the access token or, without one, the token of the user's log in."""
-    if access_token is None:
-        user.revoke_token()
-    else:
-        access_token.revoke()
+def _revoke(credential: Credential, event: Event) -> None:
+    credential.revoke()
     db.session.commit()
-    audit.record(event, user.id)
+    audit.record(event, credential.user_id)
 
 
 @bp.post("/tokens/introspect")
@@ -135,26 +113,24 @@ def _end(user: User, access_token: AccessToken | None, event: Event) -> None:
 @bp.input(GivenToken, location="form", arg_name="fields")
 @bp.output(Introspection)
 def introspect_token(fields: dict[str, str]) -> Any:
-    """Tell whose token that is, for another service (RFC 7662)."""
-    user, access_token = find_token(fields["token"])
-    held = access_token or user
-    expiration = None if held is None else held.token_expiration
-    if user is None or expiration is None or expiration <= utc_now():
+    """Tell another service whose token it holds (RFC 7662)."""
+    credential = find_credential(fields["token"])
+    if credential is None or credential.expires_at is None or credential.expires_at <= utc_now():
         return {"active": False}, 200, _NO_STORE
-    began = user.logged_in_at if access_token is None else access_token.created
     answer = {
         "active": True,
-        "scope": " ".join(SCOPES) if access_token is None else access_token.scope,
-        "username": user.username,
-        "sub": str(user.id),
-        "exp": int(expiration.timestamp()),  # seconds since 1970
-        "token_type": "Bearer",
+        "scope": credential.scope,
+        "username": credential.username,
+        "sub": str(credential.user_id),
+        "exp": int(credential.expires_at.timestamp()),  # seconds since 1970
+        "token_type": credential.token_type,
     }
-    if began is not None:  # it is of a login token that is older than the column
-        answer["iat"] = int(began.timestamp())
-    if access_token is not None:
-        answer["client_id"] = access_token.name
-        note_use(access_token)
+    if credential.issued_at is not None:  # unknown for a token of an old database
+        answer["iat"] = int(credential.issued_at.timestamp())
+    if credential.name is not None:
+        answer["client_id"] = credential.name
+    if credential.note_use is not None:
+        credential.note_use()
     return answer, 200, _NO_STORE
 
 
@@ -163,8 +139,8 @@ def introspect_token(fields: dict[str, str]) -> Any:
 @bp.input(GivenToken, location="form", arg_name="fields")
 @bp.output({}, 200)
 def revoke_given_token(fields: dict[str, str]) -> Any:
-    """End that token, whatever it was (RFC 7009); whoever has it may end it."""
-    user, access_token = find_token(fields["token"])
-    if user is not None:
-        _end(user, access_token, Event.TOKEN_REVOKED)
+    """Revoke a token (RFC 7009); whoever has it may."""
+    credential = find_credential(fields["token"])
+    if credential is not None:
+        _revoke(credential, Event.TOKEN_REVOKED)
     return {}

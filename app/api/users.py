@@ -1,20 +1,12 @@
-"""`/api/users`: register, read, change."""
+"""`/api/users`: register, read, change, leave."""
 
 from typing import Any, NoReturn
 
 from apiflask import APIBlueprint, abort
-from flask import url_for
+from flask import current_app, url_for
 
-from app import audit, passwords, throttle
-from app.audit import Event
-from app.auth import any_auth, check_password, own_account, presented_access_token, public
-from app.challenges import refuse_access_token
-from app.errors import found
-from app.extensions import db
-from app.headers import request
-from app.models import AlreadyTakenError, KnownSource, OutdatedError, User, deactivate
-from app.openapi import by_id
-from app.schemas import (
+from app.api.openapi import by_id
+from app.api.schemas import (
     LOCATION,
     ChangedPassword,
     ChangedUser,
@@ -24,6 +16,17 @@ from app.schemas import (
     UserOut,
     collection,
 )
+from app.auth import ACCOUNT, any_auth, check_again, own_account, public
+from app.auth.challenges import refuse_access_token
+from app.auth.password_check import try_password
+from app.extensions import db
+from app.http import audit
+from app.http.audit import Event
+from app.http.errors import found
+from app.http.headers import request
+from app.models import AlreadyTakenError, KnownSource, User, deactivate
+from app.security import password_policy
+from app.security.rate_limits import Limit, source_of
 
 bp = APIBlueprint(
     "users", __name__, tag={"name": "Users", "description": "register, read, change, leave"}
@@ -32,10 +35,14 @@ bp = APIBlueprint(
 
 @bp.post("/users")
 @public
+@bp.doc(responses=[429])
 @bp.input(NewUser, arg_name="fields")
 @bp.output(UserOut, 201, headers=LOCATION, links=by_id("get_user", "update_user"))
 def create_user(fields: dict[str, Any]) -> Any:
     """Register."""
+    per_source = current_app.config["REGISTRATION_LIMIT_PER_SOURCE"]
+    source = source_of(request.remote_addr)
+    Limit("registration per source", per_source, source, counts="registrations").charge()
     try:
         user = User.register(**fields)
     except AlreadyTakenError as error:
@@ -55,9 +62,17 @@ def get_users(query_data: dict[str, int]) -> Any:
 
 @bp.get("/users/me")
 @bp.auth_required(any_auth, roles=["read"])
-@bp.output(UserOut, links=by_id("get_user", "update_user", "get_followers", "get_posts_of_user"))
+@bp.output(
+    UserOut,
+    links=by_id(
+        "get_user",
+        "update_user",
+        "get_followers",  # microblog
+        "get_posts_of_user",  # microblog
+    ),
+)
 def get_me() -> Any:
-    """Read oneself."""
+    """Read your own user."""
     return any_auth.current_user()
 
 
@@ -75,10 +90,11 @@ def get_user(id: int) -> Any:
 @bp.input(ChangedUser, arg_name="fields")
 @bp.output(UserOut)
 def update_user(fields: dict[str, Any]) -> Any:
-    """Change one's own user; fields that are left out stay as they are."""
+    """Change your own user; missing fields stay as they are."""
     user = any_auth.current_user()
-    if presented_access_token() is not None and not {"username", "email"}.isdisjoint(fields):
-        refuse_access_token()  # one logs in with these
+    may_change_login = ACCOUNT in any_auth.current_credential().scopes
+    if not may_change_login and not {"username", "email"}.isdisjoint(fields):
+        refuse_access_token()
     try:
         user.change(**fields)
     except AlreadyTakenError as error:
@@ -93,18 +109,16 @@ def update_user(fields: dict[str, Any]) -> Any:
 @bp.input(ChangedPassword, arg_name="fields")
 @bp.output({}, status_code=204)
 def change_password(fields: dict[str, str]) -> Any:
-    """Change one's own password; every token of the user ends, this one included."""
+    """Change your password. All your tokens end, this one included."""
     user = any_auth.current_user()
-    refusal = passwords.refusal(fields["new_password"], user.username, user.email)
+    refusal = password_policy.refusal(fields["new_password"], user.username, user.email)
     if refusal is not None:
         abort(400, detail={"json": {"new_password": [refusal]}})
-    if not check_password(user, fields["current_password"]):
+    if not try_password(user, fields["current_password"]):
+        check_again()  # it may have been right until another request has changed it
         abort(403, "the current password is wrong")
-    try:
-        user.change_password(fields["new_password"])
-    except OutdatedError:  # another request has changed it
-        abort(403, "the current password is wrong")
-    KnownSource.note(user.id, throttle.source_of(request.remote_addr))
+    user.change_password(fields["new_password"])
+    KnownSource.note(user.id, source_of(request.remote_addr))
     db.session.commit()
     audit.record(Event.PASSWORD_CHANGED, user.id)
     return ""
@@ -115,7 +129,7 @@ def change_password(fields: dict[str, str]) -> Any:
 @own_account
 @bp.output({}, status_code=204)
 def deactivate_user() -> Any:
-    """Leave: the user and their posts are gone from every route; their name stays taken."""
+    """Leave: you disappear from every route; your user name stays taken."""
     user = any_auth.current_user()
     deactivate(user)
     db.session.commit()

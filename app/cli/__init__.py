@@ -1,10 +1,15 @@
-"""The commands `flask users`, `flask tokens` and `flask fake`: what an owner does by hand."""
+"""The commands `flask users`, `flask tokens` and `flask fake`, for the owner of the service."""
 
 from apiflask import APIFlask
 
-from app.cli import fill, tokens, users
+from app.cli import (
+    fake,
+    fake_posts,  # noqa: F401  adds its command  # microblog
+    tokens,
+    users,
+)
 
 
 def init_app(app: APIFlask) -> None:
-    for module in (users, tokens, fill):
+    for module in (users, tokens, fake):
         app.cli.add_command(module.group)

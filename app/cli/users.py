@@ -5,23 +5,26 @@ import sys
 from collections.abc import Callable
 
 import click
-from flask.cli import AppGroup
+import sqlalchemy as sa
 from marshmallow import ValidationError
 
-from app import audit, passwords
-from app.audit import Event
-from app.cli.common import find_user, login, printable, refusal_of
+from app.api.schemas import NewUser
+from app.cli.common import DatabaseGroup, find_user, login, refusal_of
 from app.extensions import db, take_time
+from app.http import audit
+from app.http.audit import Event
+from app.http.logs import printable
 from app.models import AlreadyTakenError, User, activate, deactivate
-from app.schemas import NewUser
+from app.security import password_policy
 
-group = AppGroup("users", help="Create, list, deactivate users; set a password.")
+group = DatabaseGroup("users", help="Create, list, deactivate users; set a password.")
 
 
 @group.command("list")
 def list_users() -> None:
-    """Show everybody: id, user name, e-mail address, state."""
-    for user in User.all_even_deactivated():
+    """List all users: id, user name, e-mail address, state."""
+    query = sa.select(User).order_by(User.id).execution_options(yield_per=1000)
+    for user in db.session.scalars(query):
         state = "active" if user.deactivated_at is None else "deactivated"
         fields = (str(user.id), user.username, user.email, state)
         click.echo("\t".join(printable(field) for field in fields))
@@ -31,7 +34,7 @@ def list_users() -> None:
 @click.argument("username")
 @click.argument("email")
 def create_user(username: str, email: str) -> None:
-    """Register a user. Asks for the password, or reads it from the standard input."""
+    """Register a user. Asks for the password, or reads it from standard input."""
     body = {"username": username, "email": email, "password": _new_password()}
     try:
         user = User.register(**NewUser().load(body))
@@ -46,11 +49,11 @@ def create_user(username: str, email: str) -> None:
 @group.command("password")
 @login
 def set_password(user: str) -> None:
-    """Give USER a new password, and end their tokens. Asks as `create` does."""
+    """Set a new password for USER, and end their tokens. Asks for it like `create`."""
     found = find_user(user)
-    db.session.commit()  # nothing is kept open while somebody types
+    db.session.commit()  # no transaction stays open while somebody types
     password = _new_password()
-    refusal = passwords.refusal(password, found.username, found.email)
+    refusal = password_policy.refusal(password, found.username, found.email)
     if refusal is not None:
         raise click.ClickException(f"password: {refusal}")
     found.set_password(password)
@@ -62,20 +65,20 @@ def set_password(user: str) -> None:
 @group.command("deactivate")
 @login
 def deactivate_user(user: str) -> None:
-    """Take USER off every route; nothing is deleted, and the name stays taken."""
+    """Hide USER from every route; nothing is deleted, and the name stays taken."""
     _switch(user, deactivate, Event.DEACTIVATED)
 
 
 @group.command("activate")
 @login
 def activate_user(user: str) -> None:
-    """Put USER back, with everything they had but their tokens."""
+    """Activate USER again; their ended tokens stay ended."""
     _switch(user, activate, Event.ACTIVATED)
 
 
 def _switch(login: str, verb: Callable[[User], bool], event: Event) -> None:
     user = find_user(login)
-    take_time(db.session.connection())  # a user may have many followers
+    take_time(db.session.connection())  # it may change many rows
     changed = verb(user)
     db.session.commit()
     if changed:
@@ -84,11 +87,11 @@ def _switch(login: str, verb: Callable[[User], bool], event: Event) -> None:
 
 
 def _new_password() -> str:
-    # Never an argument: those are seen by everybody on the machine.
+    # Never an argument: every user of the machine can read those.
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    if re.search("[\ud800-\udfff]", password):  # what is no UTF-8 is read as these
+    if re.search("[\ud800-\udfff]", password):  # bytes that are not UTF-8 are read as these
         raise click.ClickException("password: must be in UTF-8")
     return password

@@ -2,11 +2,11 @@
 
 from app.models.access_token import SCOPES, AccessToken
 from app.models.activation import activate, deactivate
-from app.models.errors import AlreadyTakenError, FollowsOneselfError, OutdatedError, TooManyError
-from app.models.follow import Follow
+from app.models.errors import AlreadyTakenError, OutdatedError, TooManyError
+from app.models.follow import Follow  # microblog
 from app.models.known_source import KnownSource
 from app.models.page import Page
-from app.models.post import Post
+from app.models.post import Post  # microblog
 from app.models.total import Total
 from app.models.user import User
 
@@ -14,12 +14,11 @@ __all__ = [
     "SCOPES",
     "AccessToken",
     "AlreadyTakenError",
-    "Follow",
-    "FollowsOneselfError",
+    "Follow",  # microblog
     "KnownSource",
     "OutdatedError",
     "Page",
-    "Post",
+    "Post",  # microblog
     "TooManyError",
     "Total",
     "User",

@@ -1,8 +1,8 @@
-"""What a rule of the models says no to."""
+"""What the models raise where a rule is broken."""
 
 
 class AlreadyTakenError(Exception):
-    """Another user has this user name or e-mail address, or another token this name.
+    """The user name, e-mail address or token name is already in use.
 
     Attributes:
         field: `"username"`, `"email"` or `"name"`.
@@ -14,12 +14,8 @@ class AlreadyTakenError(Exception):
 
 
 class OutdatedError(Exception):
-    """Since it was read, a user was deactivated, or was given another password."""
+    """A user was deactivated, or given another password, since the object was read."""
 
 
 class TooManyError(Exception):
-    """A user has as many access tokens as they may."""
-
-
-class FollowsOneselfError(Exception):
-    """Nobody may follow themselves: one's own posts are in one's feed anyway."""
+    """A user has reached the limit of access tokens."""

@@ -1,12 +1,19 @@
 """Who follows whom."""
 
+from functools import partial
+
 import sqlalchemy as sa
 import sqlalchemy.orm as so
 
 from app.extensions import Model, db, insert, rows_changed
-from app.models.errors import FollowsOneselfError, OutdatedError
+from app.models import activation
+from app.models.errors import OutdatedError
 from app.models.page import Page, paged
 from app.models.user import User
+
+
+class FollowsOneselfError(Exception):
+    """Users cannot follow themselves; their own posts are in their feed anyway."""
 
 
 class Follow(Model):
@@ -17,39 +24,66 @@ class Follow(Model):
 
     @staticmethod
     def begin(follower_id: int, followed_id: int) -> None:
-        """One user follows another from now on; nothing happens if they do already.
+        """Let one user follow another; no error if they do already.
 
         Raises:
             FollowsOneselfError: both are the same.
-            OutdatedError: one of them has just been deactivated; the session is
+            OutdatedError: one of them was deactivated meanwhile; the session is
                 rolled back.
         """
         if follower_id == followed_id:
             raise FollowsOneselfError
+        _lock_table("ROW EXCLUSIVE")
         row = insert(Follow).values(follower_id=follower_id, followed_id=followed_id)
         if rows_changed(row.on_conflict_do_nothing()):
             _count(follower_id, followed_id, 1)
 
     @staticmethod
     def end(follower_id: int, followed_id: int) -> None:
-        """One user follows another no longer; nothing happens if they did not.
+        """Let one user no longer follow another; no error if they did not.
 
         Raises:
             OutdatedError: as in `begin`.
         """
+        _lock_table("ROW EXCLUSIVE")
         pair = (Follow.follower_id == follower_id, Follow.followed_id == followed_id)
         if rows_changed(sa.delete(Follow).where(*pair)):
             _count(follower_id, followed_id, -1)
 
     @staticmethod
     def followers_of(user: User, page: int, per_page: int) -> Page:
-        """Those who follow `user`, by ascending id."""
+        """Return a page of the followers of `user`, by ascending id."""
         return Page.of(_FOLLOWERS, page, per_page, user.follower_count, user_id=user.id)
 
     @staticmethod
     def followed_by(user: User, page: int, per_page: int) -> Page:
-        """Those whom `user` follows, by ascending id."""
+        """Return a page of the users that `user` follows, by ascending id."""
         return Page.of(_FOLLOWED, page, per_page, user.following_count, user_id=user.id)
+
+
+def _lock_table(mode: str) -> None:
+    """Lock the table before any row (PostgreSQL); `activation` takes the same lock first.
+
+    Otherwise two transactions could wait for each other. No effect on SQLite, which
+    has one writer at a time.
+    """
+    if db.engine.dialect.name == "postgresql":
+        db.session.connection().execute(sa.text(f"LOCK TABLE followers IN {mode} MODE"))
+
+
+def _count_switched(user_id: int, change: int) -> None:
+    """Count the followers and the followed of a user who was activated or deactivated."""
+    update = sa.update(User).execution_options(synchronize_session=False)
+    followers = sa.select(Follow.follower_id).where(Follow.followed_id == user_id)
+    followed = sa.select(Follow.followed_id).where(Follow.follower_id == user_id)
+    for ids, count in ((followers, User.following_count), (followed, User.follower_count)):
+        db.session.execute(update.where(User.id.in_(ids)).values({count: count + change}))
+
+
+# While a user is switched, others neither follow nor unfollow: the rows that are
+# counted stay as they are.
+activation.before_switch.append(partial(_lock_table, "SHARE ROW EXCLUSIVE"))
+activation.after_switch.append(_count_switched)
 
 
 def _count(follower_id: int, followed_id: int, change: int) -> None:

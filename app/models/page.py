@@ -11,7 +11,7 @@ from app.extensions import db
 
 @dataclass(frozen=True)
 class Page:
-    """Some of a collection's items.
+    """One page of a collection.
 
     Attributes:
         number: of this page, from 1.
@@ -37,15 +37,15 @@ class Page:
 
     @staticmethod
     def of(query: sa.Select[Any], number: int, per_page: int, total: int, **values: Any) -> "Page":
-        """Runs a query made with `paged`: one SELECT whatever the page holds, none past the end."""
+        """Run a query made with `paged`: one SELECT, or none past the end."""
         offset = (number - 1) * per_page
-        if offset >= total:  # the database would count its way there
+        if offset >= total:  # the database would walk through all rows before it
             return Page([], number, per_page, total)
         values |= {"limit": per_page, "offset": offset}
         return Page(db.session.scalars(query, values).all(), number, per_page, total)
 
 
 def paged(query: sa.Select[Any]) -> sa.Select[Any]:
-    """`query` with a limit and an offset that `Page.of` fills in."""
+    """Return `query` with a limit and an offset that `Page.of` fills in."""
     limit, offset = (sa.bindparam(name, type_=sa.BigInteger) for name in ("limit", "offset"))
     return query.limit(limit).offset(offset)

@@ -1,4 +1,4 @@
-"""A post, and the streams that posts are read in: newest first, from a position on."""
+"""A post, and the streams of posts: newest first, from a given id on."""
 
 from datetime import datetime
 from typing import Any, Self
@@ -6,8 +6,9 @@ from typing import Any, Self
 import sqlalchemy as sa
 import sqlalchemy.orm as so
 
-from app.columns import BigId, UTCDateTime, utc_now
+from app.clock import utc_now
 from app.extensions import Model, db, rows_changed
+from app.models.columns import BigId, UTCDateTime
 from app.models.follow import Follow
 from app.models.user import User
 
@@ -28,7 +29,7 @@ class Post(Model):
 
     @classmethod
     def publish(cls, author: User, body: str) -> Self:
-        """A new post with an id, counted, not committed."""
+        """Return a new post with an id, counted, not committed."""
         post = cls(author=author, body=body)
         db.session.add(post)
         db.session.flush()
@@ -36,17 +37,17 @@ class Post(Model):
         return post
 
     def withdraw(self) -> None:
-        """Deletes the post; nothing happens to one that another request has just deleted."""
+        """Delete the post; no error if another request has just done so."""
         if rows_changed(sa.delete(Post).where(Post.id == self.id)):
             _count(self.user_id, -1)
 
     @staticmethod
     def find(id: int) -> "Post | None":
-        """The post with this id; `None` if there is none, or its author is deactivated."""
+        """Return the post with this id; `None` if there is none, or its author is deactivated."""
         post = db.session.get(Post, id)
         return post if post is not None and post.author.deactivated_at is None else None
 
-    # Each of these gives up to `count` posts whose id is lower than `before`, in one SELECT.
+    # Each of these returns up to `count` posts with an id below `before`, in one SELECT.
 
     @staticmethod
     def of_everybody(before: int | None, count: int) -> list["Post"]:
@@ -58,11 +59,11 @@ class Post(Model):
 
     @staticmethod
     def feed_of(user_id: int, before: int | None, count: int) -> list["Post"]:
-        """Posts of those the user follows, and their own."""
+        """Posts of the user and of those they follow."""
         return _read(_FEED[db.engine.dialect.name], before, count, user_id=user_id)
 
 
-# Finds a user's newest posts.
+# For a user's newest posts.
 sa.Index("ix_post_user_id", Post.user_id, Post.id)
 
 
@@ -82,7 +83,7 @@ _USER_ID, _BEFORE, _COUNT = (
 
 
 def _newest(*criteria: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    # Of the author, what a stream shows; not their password's hash.
+    # Only the author's columns that a stream shows; not the password hash.
     author = so.joinedload(Post.author, innerjoin=True)
     return (
         sa.select(Post)
@@ -94,10 +95,10 @@ def _newest(*criteria: sa.ColumnElement[bool]) -> sa.Select[Any]:
 
 
 def _of_everybody() -> sa.Select[Any]:
-    """The newest posts whose author is not deactivated.
+    """Return the query of the newest posts by active authors.
 
-    Chosen before they are read with their authors: PostgreSQL might begin a
-    join with all users. Posts of deactivated authors are passed over one by one.
+    The ids are chosen before the authors are joined: PostgreSQL could begin the join
+    with all users. Posts of deactivated authors are skipped one by one.
     """
     post = so.aliased(Post)
     deactivated_at = (
@@ -113,10 +114,10 @@ def _of_everybody() -> sa.Select[Any]:
 
 
 def _feed(dialect_name: str) -> sa.Select[Any]:
-    """The newest posts of each author, and the newest of those.
+    """Return the query of the newest posts of each author, and of those the newest.
 
-    So the cost grows with the number of authors one follows, and neither with
-    how much they have written nor with what everybody else has.
+    Its cost grows with the number of authors that the user follows, not with the
+    number of posts.
     """
     authors = sa.union_all(
         sa.select(_USER_ID.label("id")),
@@ -133,13 +134,17 @@ def _feed(dialect_name: str) -> sa.Select[Any]:
         .correlate(authors)
     )
     if dialect_name == "postgresql":
-        # Its planner would run a correlated IN for every post there is.
-        newest = newest_of_author.lateral("newest")
-        ids = sa.select(newest.c.id).select_from(sa.join(authors, newest, sa.true()))
+        # Its planner would run a correlated IN for every post.
+        of_each = newest_of_author.lateral("newest")
+        ids = sa.select(of_each.c.id).select_from(sa.join(authors, of_each, sa.true()))
     else:
-        # SQLite has no LATERAL, and does the same with an IN.
+        # SQLite has no LATERAL. Everything from the oldest of them on: the index alone
+        # answers that, where an IN would read each post.
+        newest = newest_of_author.subquery()
+        oldest = sa.select(sa.func.min(newest.c.id)).correlate(authors).scalar_subquery()
         own = so.aliased(Post)
-        ids = sa.select(own.id).select_from(sa.join(authors, own, own.id.in_(newest_of_author)))
+        range_ = own.user_id == authors.c.id, own.id < _BEFORE, own.id >= oldest
+        ids = sa.select(own.id).select_from(sa.join(authors, own, sa.and_(*range_)))
     candidates = ids.subquery()
     chosen = sa.select(candidates.c.id).order_by(candidates.c.id.desc()).limit(_COUNT)
     return _newest(Post.id.in_(chosen))  # only these are read whole

@@ -1,4 +1,4 @@
-"""How many rows a table has, kept where they come and go: counting a million takes too long."""
+"""The number of rows of a table, kept up to date: counting a million rows takes too long."""
 
 from typing import Any
 
@@ -14,20 +14,22 @@ class Total(Model):
 
     @staticmethod
     def of(name: str) -> int:
-        """Rows of the table `name`."""
+        """Return the number of rows of the table `name`."""
         return db.session.scalars(_BY_NAME, {"name": name}).one()
 
     @staticmethod
-    def change(name: str, change: int) -> sa.Update:
-        """The statement that counts rows of the table `name` that come or go."""
+    def addition(name: str, change: int) -> sa.Update:
+        """Return the statement that adds `change` to the number of the table `name`."""
         return sa.update(Total).where(Total.name == name).values(value=Total.value + change)
 
     @staticmethod
     def keep(model: type[Model], name: str) -> None:
-        """Counts the objects of `model`, in the table `name`, that a session adds or deletes."""
+        """Count the objects of `model`, in the table `name`, that a session adds or deletes."""
 
         def count(change: int) -> Any:
-            return lambda _mapper, connection, _row: connection.execute(Total.change(name, change))
+            return lambda _mapper, connection, _row: connection.execute(
+                Total.addition(name, change)
+            )
 
         sa.event.listen(model, "after_insert", count(1))
         sa.event.listen(model, "after_delete", count(-1))
@@ -35,7 +37,7 @@ class Total(Model):
 
 @sa.event.listens_for(Total.__table__, "after_create")
 def _begin_to_count(_table: object, connection: sa.Connection, **_: Any) -> None:
-    # Where the tables are made from the models, and not by the migrations.
+    # Where the tables are created from the models, not by the migrations.
     connection.execute(sa.insert(Total).values(name="user", value=0))
 
 

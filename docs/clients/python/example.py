@@ -1,4 +1,4 @@
-"""Registers, logs in, writes a post and logs out, at the server whose URL is the argument."""
+"""Registers, logs in, changes the user and logs out, at the server whose URL is the argument."""
 
 import sys
 from base64 import b64encode
@@ -6,10 +6,9 @@ from secrets import token_hex
 from typing import TypeVar
 
 from microblog_api_client import AuthenticatedClient, Client
-from microblog_api_client.api.posts import create_post
 from microblog_api_client.api.tokens import get_token, revoke_token
-from microblog_api_client.api.users import create_user, get_me
-from microblog_api_client.models import NewPost, NewUser, PostOut, TokenOut, UserOut
+from microblog_api_client.api.users import create_user, get_me, update_user
+from microblog_api_client.models import ChangedUser, NewUser, TokenOut, UserOut
 
 T = TypeVar("T")
 
@@ -29,9 +28,12 @@ with AuthenticatedClient(url, credentials, "Basic") as client:
     token = expect(TokenOut, get_token.sync(client=client))
     print("logged in for", token.expires_in, "seconds")
 with AuthenticatedClient(url, token.token) as client:
-    print("the token is of", expect(UserOut, get_me.sync(client=client)).username)
-    post = expect(PostOut, create_post.sync(client=client, body=NewPost(body="Hello")))
-    print("wrote", post.links.self_)
+    me = expect(UserOut, get_me.sync(client=client))
+    print("the token is of", me.username)
+    change = ChangedUser(about_me="Hello")
+    print(
+        "changed", expect(UserOut, update_user.sync(me.id, client=client, body=change)).links.self_
+    )
     if revoke_token.sync_detailed(client=client).status_code != 204:
         sys.exit("could not log out")
     if get_me.sync_detailed(client=client).status_code != 401:

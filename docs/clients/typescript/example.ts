@@ -1,4 +1,4 @@
-// Registers, logs in, writes a post and logs out, at the server whose URL is the argument.
+// Registers, logs in, changes the user and logs out, at the server whose URL is the argument.
 
 import createClient from "openapi-fetch";
 import type { paths } from "./schema.js";
@@ -20,9 +20,10 @@ const token = expect(await anybody.POST("/api/tokens", { headers: { Authorizatio
 console.log("logged in for", token.expires_in, "seconds");
 
 const user = createClient<paths>({ baseUrl, headers: { Authorization: `Bearer ${token.token}` } });
-console.log("the token is of", expect(await user.GET("/api/users/me")).username);
-const post = expect(await user.POST("/api/posts", { body: { body: "Hello" } }));
-console.log("wrote", post._links.self);
+const me = expect(await user.GET("/api/users/me"));
+console.log("the token is of", me.username);
+const change = { params: { path: { id: me.id } }, body: { about_me: "Hello" } };
+console.log("changed", expect(await user.PUT("/api/users/{id}", change))._links.self);
 const loggedOut = await user.DELETE("/api/tokens");
 if (loggedOut.response.status !== 204) throw new Error("could not log out");
 const refused = await user.GET("/api/users/me");

@@ -1,0 +1,65 @@
+"""Access tokens, in requests and responses."""
+
+from apiflask.fields import DateTime, Integer, List, Nested, String
+
+from app.api.schemas.base import Answer, Body, PageLinks, PageMeta
+from app.api.schemas.fields import (
+    A_TIME,
+    AN_ACCESS_TOKEN,
+    Line,
+    Links,
+    Scope,
+    Seconds,
+    about,
+    link,
+)
+from app.http.headers import path_to
+from app.models import AccessToken
+
+
+class NewAccessToken(Body):
+    name = Line(
+        1,
+        64,
+        required=True,
+        metadata=about("phone", "unique among your live tokens"),
+    )
+    scope = Scope(required=True, metadata=about("read write"))
+    expires_in = Seconds(
+        60,
+        365 * 24 * 3600,
+        load_default=30 * 24 * 3600,
+        metadata=about(30 * 24 * 3600, "lifetime in seconds"),
+    )
+
+
+class AccessTokenLinks(Answer):
+    self = String(metadata=link("/api/access-tokens/1"))
+
+
+def _links(token: AccessToken) -> dict[str, str]:
+    return {"self": path_to("access_tokens.get_access_token", id=token.id)}
+
+
+class AccessTokenOut(Answer):
+    id = Integer(metadata=about(1))
+    name = String(metadata=about("phone"))
+    scope = String(metadata=about("read write"))
+    expires_in = Integer(
+        attribute="seconds_left", metadata=about(30 * 24 * 3600, "seconds until expiry")
+    )
+    created = DateTime(metadata=about(A_TIME))
+    last_used = DateTime(allow_none=True, metadata=about(A_TIME, "to the hour; null if never"))
+    links = Links(AccessTokenLinks, _links)
+
+
+class NewAccessTokenOut(AccessTokenOut):
+    """The only response that contains the token itself."""
+
+    token = String(attribute="text", metadata=about(AN_ACCESS_TOKEN, "shown only in this response"))
+
+
+class AccessTokenCollection(Answer):
+    items = List(Nested(AccessTokenOut))
+    meta = Nested(PageMeta, data_key="_meta")
+    links = Nested(PageLinks, data_key="_links")

@@ -1,0 +1,70 @@
+"""Tokens, in requests and responses."""
+
+from typing import Any
+
+from apiflask import Schema
+from apiflask.fields import Boolean, Integer, Nested, String
+from marshmallow import EXCLUDE
+from marshmallow.fields import Field
+
+from app.api.schemas.base import Answer
+from app.api.schemas.fields import AN_ACCESS_TOKEN, Scope, Text, about
+from app.api.schemas.users import UserName
+
+A_LOGIN_TOKEN = "mbl_6kQ0ZtWc4mXUwb1YhJr8sD2eLfVgP7nE3xaz"
+
+
+class TokenOut(Answer):
+    """The response to a log in: `token` is the tutorial's name, the others are RFC 6749's."""
+
+    token = String(metadata=about(A_LOGIN_TOKEN))
+    access_token = String(metadata=about(A_LOGIN_TOKEN, "the same as `token`"))
+    token_type = String(metadata=about("Bearer"))
+    expires_in = Integer(metadata=about(3600, "seconds until expiry"))
+
+
+class TokenInfo(Answer):
+    token_type = String(metadata=about("Bearer", "`Basic` for password auth"))
+    scope = String(metadata=about("read write", "what the credentials allow"))
+    expires_in = Integer(
+        allow_none=True, metadata=about(3600, "seconds until expiry; null for password auth")
+    )
+    user = Nested(UserName)
+
+
+# For `output(headers=...)`: the same for a proxy, which does not read bodies.
+TOKEN_HEADERS: dict[str, Field[Any] | type] = {
+    "X-User-Id": Integer(required=True, metadata=about(1)),
+    "X-Username": String(required=True, metadata=about("alice")),
+    "X-Scope": String(required=True, metadata=about("read write")),
+}
+
+
+class TokenInfoQuery(Schema):
+    scope = Scope(
+        metadata=about("read", "required scopes, separated by spaces; 403 if one is missing")
+    )
+
+
+class GivenToken(Schema):
+    """The form of RFC 7662, 2.1 and RFC 7009, 2.1; a `token_type_hint` is ignored."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    token = Text(required=True, metadata=about(AN_ACCESS_TOKEN))
+
+
+class Introspection(Answer):
+    """RFC 7662, 2.2; only `active` for a token that is not active."""
+
+    active = Boolean(metadata=about(True, "false if unknown, expired or revoked"))
+    scope = String(metadata=about("read write", optional=True))
+    client_id = String(
+        metadata=about("phone", "name of an access token, chosen by its owner", optional=True)
+    )
+    username = String(metadata=about("alice", optional=True))
+    sub = String(metadata=about("1", "id of the user", optional=True))
+    exp = Integer(metadata=about(1797845400, "expiry, in seconds since 1970", optional=True))
+    iat = Integer(metadata=about(1795253400, "issue, in seconds since 1970", optional=True))
+    token_type = String(metadata=about("Bearer", optional=True))

@@ -1,0 +1,285 @@
+"""Who is asking: the schemes of Flask-HTTPAuth, and the second check before a write.
+
+- `basic_auth` takes a user name or e-mail address and the password: to log in.
+- `token_auth` takes `Authorization: Bearer <token>`.
+- `any_auth` takes a token either way (a client that only speaks Basic sends it as
+  the user name), or a password. Routes are protected with this one.
+"""
+
+from functools import lru_cache, partial, wraps
+from inspect import iscoroutinefunction
+from typing import Any, NoReturn
+
+import apiflask
+import sqlalchemy as sa
+import sqlalchemy.orm as so
+from flask import current_app, has_request_context
+from werkzeug.datastructures import Authorization
+
+from app.auth.access import View, note
+from app.auth.challenges import (
+    challenge,
+    refuse_access_token,
+    refuse_scope,
+    refuse_token,
+    require_password,
+)
+from app.auth.credential import ACCOUNT, Credential, Kind, find_credential
+from app.auth.password_check import try_password
+from app.clock import utc_now
+from app.extensions import db
+from app.http import audit
+from app.http.audit import Event
+from app.http.headers import SAFE_METHODS, request
+from app.models import User
+from app.models.login import normal_login
+from app.security import tokens
+
+
+class _Scopes:
+    """What the schemes share: a route names scopes, and its view notes them."""
+
+    scheme: str  # "Basic" or "Bearer"
+
+    def current_user(self) -> Any:  # a method as of Flask-HTTPAuth; APIFlask has a property
+        """Return the user of the request, to read or to change, without a SELECT.
+
+        `None` on a public route, and if `optional` credentials are missing. To read
+        only the user's id or name, ask `current_credential()`, which costs less.
+        """
+        credential: Credential | None = request.credential if has_request_context() else None
+        return None if credential is None else credential.user
+
+    def current_credential(self) -> Credential:
+        """Return the credential of the request; `None` if `current_user()` is `None`."""
+        credential: Credential = request.credential
+        return credential
+
+    def login_required(self, f: View | None = None, role: Any = None, optional: Any = None) -> Any:
+        """Protect a view.
+
+        Args:
+            f: the view.
+            role: a scope, or a list of scopes of which one is enough; an inner list
+                names scopes that are all required. `None` refuses access tokens.
+            optional: whether the view is also called without credentials.
+        """
+        if f is None:
+            return partial(self.login_required, role=role, optional=optional)
+        view = self._protect(f, role=role, optional=optional)
+        note(view, auth=self, roles=_as_list(role), optional=bool(optional))
+        return view
+
+    def _protect(self, f: View, **options: Any) -> View:
+        protected: View = super().login_required(**options)(f)  # type: ignore[misc]  # of the class beside
+        return protected
+
+    def ensure_sync(self, f: View) -> View:
+        """Let an async view be called; Flask-HTTPAuth asks for each callback and the view."""
+        return current_app.ensure_sync(f) if _is_async(f) else f
+
+    def get_auth(self) -> Authorization | None:
+        """Return the credentials of the request, if they are of this scheme."""
+        auth = _authorization()
+        return auth if auth is not None and auth.type == self.scheme.lower() else None
+
+    def authorize(self, role: Any, credential: Credential, _auth: Any) -> bool:
+        """Answer 403 unless the credential has one of the scopes."""
+        scopes, roles = credential.scopes, _as_list(role)
+        is_allowed = any(
+            one in scopes if isinstance(one, str) else set(one) <= set(scopes)
+            for one in roles or [ACCOUNT]
+        )
+        if not is_allowed:
+            if not roles:
+                refuse_access_token()
+            refuse_scope([roles[0]] if isinstance(roles[0], str) else roles[0])
+        return True
+
+
+_is_async = lru_cache(iscoroutinefunction)
+
+
+def _as_list(role: Any) -> list[Any]:
+    if role is None:
+        return []
+    return list(role) if isinstance(role, list | tuple) else [role]
+
+
+class HTTPBasicAuth(_Scopes, apiflask.HTTPBasicAuth):
+    """Only the scheme `Basic`, in any case, with credentials in UTF-8 (RFC 7617).
+
+    Flask-HTTPAuth takes any scheme whose credentials decode, `Bearer` among them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            name="Password",
+            description="User name or e-mail address, and password. Everywhere but at the log in, "
+            "a token may be sent as the user name.",
+        )
+
+    def is_compatible_auth(self, headers: Any) -> bool:  # noqa: ARG002  as Flask-HTTPAuth calls it
+        return self.get_auth() is not None
+
+
+class HTTPTokenAuth(_Scopes, apiflask.HTTPTokenAuth):
+    def __init__(self) -> None:
+        super().__init__(
+            name="Token",
+            description="A login token, or an access token with the scopes chosen when it was "
+            "created. Only a login token has `account`.",
+        )
+
+
+class MultiAuth(_Scopes, apiflask.MultiAuth):
+    """Bearer, unless the request has credentials for Basic."""
+
+    def _protect(self, f: View, **options: Any) -> View:
+        # Once for each scheme; Flask-HTTPAuth would decorate the view at each request.
+        (other,) = self.additional_auths
+        by_token = self.main_auth.login_required(**options)(f)
+        by_other = other.login_required(**options)(f)
+
+        @wraps(f)
+        def protected(*args: Any, **kwargs: Any) -> Any:
+            # Parsed only where it may be for Basic: the token is parsed by its own scheme.
+            is_other = _names_basic() and other.is_compatible_auth(request.headers)
+            return (by_other if is_other else by_token)(*args, **kwargs)
+
+        return protected
+
+
+def _authorization() -> Authorization | None:
+    """Return the parsed `Authorization` header; `None` if it is missing or malformed."""
+    if request.method == "OPTIONS":  # for which Flask-HTTPAuth would call the view
+        challenge("Bearer")
+    try:
+        return request.authorization
+    except ValueError:  # raised by Werkzeug for Basic credentials that are not ASCII
+        return None
+
+
+def _names_basic() -> bool:
+    header: str = request.environ.get("HTTP_AUTHORIZATION", "")
+    return header[:5].lower() == "basic"
+
+
+basic_auth = HTTPBasicAuth()
+token_auth = HTTPTokenAuth()
+# In the OpenAPI document, the two that take a password are one.
+_token_or_password_auth = HTTPBasicAuth()
+any_auth = MultiAuth(token_auth, _token_or_password_auth)
+
+
+# -- The first check: before the view ------------------------------------------------
+
+
+@basic_auth.verify_password
+def verify_password(login: str, password: str) -> Credential | None:
+    """Return the credential of a user name or e-mail address and the right password.
+
+    HTTP libraries send empty texts where they have no credentials.
+    """
+    if not login or not password:
+        return None
+    user = User.find_by_login(login)
+    account = normal_login(login).lower() if user is None else ""
+    if not try_password(user, password, account) or user is None:
+        require_password()  # also where credentials are optional
+    audit.record(Event.LOG_IN, user.id)
+    credential = Credential(
+        kind=Kind.PASSWORD,
+        user_id=user.id,
+        username=user.username,
+        load_user=lambda: user,
+        revoke=user.revoke_token,
+        lock_if_valid=partial(User.lock_if_password, user.id, user.password_changed_at),
+        password_given_at=utc_now(),
+    )
+    return _accept(credential)
+
+
+@_token_or_password_auth.verify_password
+def verify_token_or_password(username: str, password: str) -> Any:
+    is_token = tokens.has_shape(username)
+    return verify_token(username) if is_token else verify_password(username, password)
+
+
+@token_auth.verify_token
+def verify_token(token: str) -> Credential:
+    credential = find_credential(token)
+    if credential is None or credential.expires_at is None:
+        refuse_token()
+    if credential.expires_at <= utc_now():
+        refuse_token("the token has expired")
+    if credential.note_use is not None:
+        credential.note_use()
+    return _accept(credential)
+
+
+def _accept(credential: Credential) -> Credential:
+    request.credential = credential
+    if request.method not in SAFE_METHODS:
+        sa.event.listen(db.session(), "do_orm_execute", _check_before_statement)
+    return credential
+
+
+@token_auth.error_handler
+def refuse_without_token(_status: int) -> NoReturn:
+    auth = _authorization()
+    if auth is not None and auth.type == "bearer":  # without a text that can be a token
+        refuse_token()
+    challenge("Bearer")  # RFC 6750: no more than that without credentials
+
+
+@basic_auth.error_handler
+@_token_or_password_auth.error_handler
+def refuse_without_password(_status: int) -> NoReturn:
+    require_password()
+
+
+# -- The second check: before the first write ----------------------------------------
+#
+# After the first check, the password may be changed, the token ended or the user
+# deactivated, while the body arrives or a hash waits for its turn. So the credential
+# is checked again in the transaction that writes.
+
+
+@sa.event.listens_for(db.session, "before_flush")
+def _check_before_flush(_session: so.Session, *_: Any) -> None:
+    check_again()
+
+
+@sa.event.listens_for(db.session, "before_commit")
+def _check_before_commit(_session: so.Session) -> None:
+    """For what neither of the other two sees: bulk methods, and `session.connection()`."""
+    if has_request_context() and request.method not in SAFE_METHODS:
+        check_again()
+
+
+@sa.event.listens_for(db.session, "after_soft_rollback")
+def _check_anew(session: so.Session, _transaction: so.SessionTransaction) -> None:
+    session.info.pop("checked_in", None)  # a savepoint that is rolled back releases its locks
+
+
+# Registered only on the session of a request that may write, so that SELECTs of other
+# requests do not become slower.
+def _check_before_statement(state: so.ORMExecuteState) -> None:
+    if not state.is_select:
+        check_again()
+
+
+def check_again() -> None:
+    """Answer 401 if the request's credential no longer opens it; once for each transaction."""
+    credential: Credential | None = request.credential if has_request_context() else None
+    session = db.session()
+    transaction = session.get_transaction()
+    if credential is None or (transaction and transaction is session.info.get("checked_in")):
+        return
+    if not credential.lock_if_valid():
+        if credential.kind is Kind.PASSWORD:
+            require_password()
+        refuse_token()
+    _ = credential.user  # is in the session now, where an UPDATE of many rows changes it too
+    session.info["checked_in"] = session.get_transaction()

@@ -1,0 +1,10 @@
+"""What every request and every response has: headers, body, errors, logs."""
+
+from flask import Flask
+
+from app.http import audit, body, errors, headers, logs, transactions
+
+
+def init_app(app: Flask) -> None:
+    for module in (headers, body, logs, audit, errors, transactions):
+        module.init_app(app)

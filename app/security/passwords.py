@@ -1,0 +1,154 @@
+"""Passwords: hash and verify them, a few at a time."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import lru_cache, partial
+from threading import BoundedSemaphore
+from typing import TypeVar
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from flask import Flask, current_app
+from werkzeug.security import check_password_hash
+
+R = TypeVar("R")
+
+WAIT_SECONDS = 1  # that a password waits for its turn
+
+
+class BusyError(Exception):
+    """Too many passwords are being hashed at this moment."""
+
+
+def init_app(app: Flask) -> None:
+    # Passwords never keep the last quarter of a server's threads: a flood of log
+    # ins does not stop requests with a token.
+    app.extensions["passwords"] = _HashingThreads(
+        hashes_at_once=app.config["PASSWORD_HASH_CONCURRENCY"],
+        requests_at_once=max(1, app.config["WEB_THREADS"] * 3 // 4),
+    )
+
+
+class _HashingThreads:
+    """The threads that hash. A hash takes a core and `ARGON2_MEMORY_KIB` of memory.
+
+    A thread that has hashed once keeps the memory, so only these threads hash.
+    """
+
+    def __init__(self, hashes_at_once: int, requests_at_once: int) -> None:
+        self._sizes = hashes_at_once, requests_at_once
+        self._begin()
+        # A forked process inherits no threads.
+        os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        hashes_at_once, requests_at_once = self._sizes
+        self._threads = ThreadPoolExecutor(hashes_at_once, thread_name_prefix="passwords")
+        self._requests = BoundedSemaphore(requests_at_once)
+
+    def run(self, call: Callable[[], R]) -> R:
+        """Return the result of `call`, which runs without application and request context.
+
+        Raises:
+            BusyError: `call` did not run: its turn did not come within a second,
+                or too many requests were waiting.
+        """
+        if not self._requests.acquire(blocking=False):
+            raise BusyError
+        try:
+            future = self._threads.submit(call)
+            wait([future], timeout=WAIT_SECONDS)
+            if future.cancel():
+                raise BusyError
+            return future.result()
+        finally:
+            self._requests.release()
+
+
+def hash_password(password: str) -> str:
+    """Return an Argon2id hash in PHC string format, with the configured parameters.
+
+    Raises:
+        BusyError: nothing was hashed.
+    """
+    return _run(partial(_hasher().hash, password))
+
+
+def matches(
+    password_hash: str | None,
+    password: str,
+    before: Callable[[], None] = lambda: None,
+    on_match: Callable[[], None] = lambda: None,
+) -> bool:
+    """Return whether `password` is the one that was hashed.
+
+    Reads Argon2 and, for the users of an imported database, Werkzeug's scrypt and
+    pbkdf2. A missing hash takes as long as a wrong password, so that the time does
+    not tell which users exist. Werkzeug's hashes take another time, until the next
+    log in replaces them. A hash that cannot be read matches nothing.
+
+    Args:
+        password_hash: `None` for a user without a password, or no such user.
+        password: the password to verify.
+        before: called when the turn has come, before anything is hashed.
+        on_match: called if the password is right. Both run in the thread that
+            hashes, without application and request context.
+
+    Raises:
+        BusyError: nothing was hashed, and `before` was not called.
+    """
+    hasher, parameters = _hasher(), _parameters()
+
+    def compare() -> bool:
+        try:
+            if password_hash is None:
+                hasher.verify(_unmatchable_hash(*parameters), password)
+                return False
+            if password_hash.startswith("$argon2"):
+                return hasher.verify(password_hash, password)
+            return check_password_hash(password_hash, password)
+        except (VerificationError, InvalidHashError, ValueError):
+            return False
+
+    def verify() -> bool:
+        before()
+        is_right = compare()
+        if is_right:
+            on_match()
+        return is_right
+
+    return _run(verify)
+
+
+def needs_rehash(password_hash: str | None) -> bool:
+    """Return whether the hash was made with other than the configured parameters."""
+    if password_hash is None:
+        return False
+    try:
+        return _hasher().check_needs_rehash(password_hash)
+    except InvalidHashError:
+        return True
+
+
+def _run(call: Callable[[], R]) -> R:
+    threads: _HashingThreads = current_app.extensions["passwords"]
+    return threads.run(call)
+
+
+def _hasher() -> PasswordHasher:
+    return _hasher_of(*_parameters())
+
+
+def _parameters() -> tuple[int, int]:
+    return current_app.config["ARGON2_TIME_COST"], current_app.config["ARGON2_MEMORY_KIB"]
+
+
+@lru_cache
+def _hasher_of(time_cost: int, memory_kib: int) -> PasswordHasher:
+    return PasswordHasher(time_cost=time_cost, memory_cost=memory_kib, parallelism=1)
+
+
+def _unmatchable_hash(time_cost: int, memory_kib: int) -> str:
+    """A hash that nothing matches, so that a missing user takes as long as a wrong password."""
+    return f"$argon2id$v=19$m={memory_kib},t={time_cost},p=1${'A' * 22}${'A' * 43}"

@@ -1,0 +1,125 @@
+"""How config.py reads the text of a variable: a parser for each kind of setting.
+
+Each takes the text and returns the value; it raises `ValidationError`, with what the
+text must look like, if it cannot be used.
+"""
+
+import re
+from pathlib import Path
+
+import limits
+import redis
+import sqlalchemy as sa
+from marshmallow import ValidationError
+
+BASE_DIR = Path(__file__).resolve().parent
+DEFAULT_DATABASE_URL = "sqlite:///app.db"
+
+
+def app_name(text: str) -> str:
+    """Return the name of the service, which stands in headers.
+
+    Raises:
+        ValidationError: empty, too long, or not possible in a quoted header value.
+    """
+    if not re.fullmatch(r"[ -!#-\[\]-~]{1,64}", text) or text != text.strip():
+        raise ValidationError(r'must be 1 to 64 ASCII characters, without " and \\')
+    return text
+
+
+def avatars(text: str) -> str:
+    """Return "gravatar" or "off".
+
+    Raises:
+        ValidationError: neither of them.
+    """
+    if text not in {"gravatar", "off"}:
+        raise ValidationError("must be gravatar or off")
+    return text
+
+
+def database_uri(text: str) -> str:
+    """Return a database URL in the form SQLAlchemy takes.
+
+    `postgres://` and `postgresql://` are opened with psycopg 3. The path of a SQLite
+    file is relative to the code, not to the working directory; without a path the
+    database is in memory.
+
+    Raises:
+        ValidationError: neither a SQLite nor a PostgreSQL URL.
+    """
+    try:
+        url = sa.make_url(text or DEFAULT_DATABASE_URL)
+    except sa.exc.ArgumentError:
+        url = None
+    if url is not None and url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        url = url.set(drivername="postgresql+psycopg")
+    elif url is not None and url.drivername == "sqlite":
+        if is_in_memory(url):
+            return "sqlite://"
+        url = url.set(database=str(BASE_DIR / str(url.database)))
+    else:
+        raise ValidationError(
+            "must look like sqlite:///app.db or postgresql://user:password@host/database"
+        )
+    return url.render_as_string(hide_password=False)
+
+
+def is_in_memory(url: sa.URL) -> bool:
+    """Return whether this is a SQLite database in memory, which one process has for itself."""
+    return url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}
+
+
+def file_path(text: str) -> Path | None:
+    """Return a path, relative to the code, or `None` for an empty text."""
+    return BASE_DIR / text if text else None
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Return the origins (RFC 6454) between the commas; `*` alone means all.
+
+    Raises:
+        ValidationError: one of them is no origin.
+    """
+    found = tuple(word.strip().lower() for word in text.split(",") if word.strip())
+    if found != ("*",) and not all(map(_is_origin, found)):
+        raise ValidationError("must be origins such as https://app.example.com, or *")
+    return found
+
+
+def _is_origin(text: str) -> bool:
+    """Return whether a browser may send it: in lower case, without the default port."""
+    parts = re.fullmatch(r"(https?)://[a-z0-9]([a-z0-9.-]*[a-z0-9])?(?::([1-9][0-9]{0,4}))?", text)
+    if parts is None:
+        return False
+    default = {"http": "80", "https": "443"}[parts[1]]
+    return parts[3] is None or (parts[3] != default and int(parts[3]) < 2**16)
+
+
+def rate_limit(text: str) -> str:
+    """Return a number per time, in the notation of the package `limits`.
+
+    Raises:
+        ValidationError: not one number per time, or zero.
+    """
+    try:
+        items = limits.parse_many(text)
+    except ValueError:
+        items = []
+    if len(items) != 1 or items[0].amount == 0:
+        raise ValidationError("must be one number per time, such as: 20 per 5 minutes")
+    return text
+
+
+def redis_url(text: str) -> str | None:
+    """Return the address of a Redis server, or `None` for an empty text.
+
+    Raises:
+        ValidationError: not the URL of a Redis server.
+    """
+    try:
+        if text:
+            redis.Redis.from_url(text).connection_pool.make_connection()  # which does not connect
+    except (ValueError, TypeError):
+        raise ValidationError("must look like redis://host:6379/0") from None
+    return text or None
