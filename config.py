@@ -114,6 +114,8 @@ class Config:
     PORT: int = whole_number("PORT", 5000, "TCP port; 0 is any free one", 0, 65535)
     WEB_CONCURRENCY: int = whole_number("WEB_CONCURRENCY", 1, "processes", 1, 1024)
     WEB_THREADS: int = whole_number("WEB_THREADS", 64, "threads per process", 1, 1024)
+    # How long a server that is told to stop says at /readyz that it does, and still serves.
+    DRAIN_SECONDS: int = whole_number("DRAIN_SECONDS", 5, "seconds", 0, 600)
     # Paths of PEM files; both or neither. With them the server speaks TLS.
     TLS_CERTIFICATE: Path | None = env.file_path("TLS_CERTIFICATE", None)
     TLS_KEY: Path | None = env.file_path("TLS_KEY", None)

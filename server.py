@@ -2,7 +2,7 @@
 
 Granian (https://github.com/emmett-framework/granian) reads the requests and sends the
 answers. In each of its processes it calls the bridge of app/http/asgi.py, which runs the
-application in threads.
+application in threads. listener.py has the sockets.
 """
 
 import asyncio
@@ -14,13 +14,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 from flask import Flask
 from granian import Granian
+from granian._granian import SocketHolder
 from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
@@ -28,19 +30,19 @@ from granian.log import LogLevels
 import tls
 from app.http import logs
 from app.http.asgi import Bridge
+from app.http.draining import Draining
 from config import Config, misspelled
 from config_parsers import is_in_memory
+from listener import BACKLOG, Listener, ListenError
 
 GRACEFUL_SECONDS = 30  # for requests in flight after SIGTERM
 HEADER_SECONDS = 20  # in which a client must send the headers of its next request
-STALLED_SECONDS = 30  # after which a client that reads nothing of its answer is dropped
-SEND_BUFFER_BYTES = 131_072  # what the system takes of an answer before its client reads
 MOST_CONNECTIONS = 16_384  # of one process; those beyond wait until one is closed
 OTHER_FILES = 256  # that a process may open: databases, Redis, files that it sends
 # Of one request's headers. Above, Granian refuses them without a word; the bridge, which
 # answers in JSON, is stricter.
 HEADER_BYTES = 65_536
-RESPAWN_SECONDS = 2  # between the start of a process and the end of the one it replaces
+STEP_BACK = signal.SIGUSR1  # tells a process to accept no more connections
 SHORTEST_SAFE_KEY = 32  # characters
 
 
@@ -58,41 +60,43 @@ def main() -> None:
     # The processes share the memory of what is loaded here.
     multiprocessing.set_start_method("fork")
     os.register_at_fork(after_in_child=reset_signals)
-    reserved = reserve_address()
-    host, port = reserved.getsockname()[:2]
-    if sys.platform != "linux":
-        reserved.close()  # elsewhere the processes share one socket
-    scheme = "https" if tls_files else "http"
-    url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    try:
+        listener = Listener(Config.HOST, Config.PORT, Config.WEB_CONCURRENCY)
+    except ListenError as error:
+        sys.exit(str(error))
+    url = f"{'https' if tls_files else 'http'}://{listener.address}"
+    draining = Draining()
     not_announced = multiprocessing.Semaphore()
     # Nobody writes into the pipe: it ends when the first process ends.
     alive, parent = os.pipe()
 
-    def load() -> Bridge:
+    def load(number: int) -> Bridge:
         """Return what Granian calls in a new process, whose loop does not run yet."""
         loop = asyncio.get_event_loop()
         os.close(parent)
+        listener.leave_others(number)
+        loop.add_signal_handler(STEP_BACK, listener.step_back)
         loop.add_reader(alive, stop_as_orphan, loop, alive)
         loop.call_soon(when_listening)
-        return Bridge(app, Config.WEB_THREADS, Config.MAX_CONTENT_LENGTH)
+        return Bridge(app, Config.WEB_THREADS, Config.MAX_CONTENT_LENGTH, draining)
 
     def when_listening() -> None:
-        limit_slow_readers()
         if not_announced.acquire(block=False):
             with suppress(OSError):  # nobody reads it, or a disk is full
                 print(f"{Config.APP_NAME} is ready at {url}", flush=True)
+            tell_systemd("READY=1")
             threading.Thread(target=warn, args=(app,)).start()
 
     server = Server(
         "microblog_api:app",
-        address=host,
-        port=port,
+        address=listener.host,
+        port=listener.port,
         interface=Interfaces.ASGINL,
         http=HTTPModes.http1,
         websockets=False,
         workers=Config.WEB_CONCURRENCY,
         respawn_failed_workers=True,
-        respawn_interval=RESPAWN_SECONDS,
+        respawn_interval=max(1, Config.DRAIN_SECONDS),
         workers_kill_timeout=GRACEFUL_SECONDS,
         loop=Loops.asyncio,
         runtime_blocking_threads=4,  # they read the files that are sent
@@ -106,12 +110,34 @@ def main() -> None:
         log_level=LogLevels.error,
         log_dictconfig={"loggers": {"_granian": {"propagate": True}}},
     )
-    server.tls_files = tls_files
+    server.tls_files, server.listener, server.draining = tls_files, listener, draining
     server.serve(target_loader=load, wrap_loader=False)
 
 
 class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by platform
-    tls_files: tls.TLSFiles | None = None
+    tls_files: tls.TLSFiles | None
+    listener: Listener
+    draining: Draining
+    is_in_a_hurry = False
+
+    def _init_shared_socket(self) -> None:
+        """Do not open sockets: the listener has."""
+        self._ssp = self._sso = None
+
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:
+        own = self.listener.of_process(idx).fileno()
+        backlog = [BACKLOG] if sys.platform in {"linux", "freebsd"} else []
+        self._shd = SocketHolder(own, False, *backlog)  # type: ignore[call-arg]
+        return super()._spawn_worker(idx, target, partial(callback_loader, idx))
+
+    def signal_handler_interrupt(self, number: int = 0, *args: Any, **kwargs: Any) -> None:
+        """Begin to drain; do not wait at Ctrl-C, or at a second signal."""
+        if number != signal.SIGTERM or self.draining.is_stopping():
+            self.is_in_a_hurry = True
+        self.draining.stop()
+        for worker in self.wrks:
+            worker.interrupt_by_parent = True  # it may have had the same signal
+        super().signal_handler_interrupt(number, *args, **kwargs)
 
     def signal_handler_reload(self, *args: Any, **kwargs: Any) -> None:
         """Read the certificate again; replace no process if it cannot be used."""
@@ -122,13 +148,59 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
             log = logging.getLogger("microblog_api.server")
             log.error("SIGHUP has no effect: %s", error)  # noqa: TRY400  the line says it all
         else:
+            self.draining.replace_processes()
             super().signal_handler_reload(*args, **kwargs)
+
+    def _respawn_workers(self, workers: Any, target: Any, loader: Any, delay: float = 0) -> None:
+        """Start processes in the place of others; end those after `delay` seconds."""
+        old = [self.wrks[number] for number in workers]
+        for number in workers:
+            self.respawned_wrks[number] = time.monotonic()
+            self.wrks[number] = self._spawn_worker(number, target, loader)
+            self.wrks[number].start()
+        for worker in old:
+            if worker.is_alive():
+                os.kill(worker.inner.pid, STEP_BACK)
+        end = time.monotonic() + delay
+        while time.monotonic() < end and not self.draining.is_stopping():
+            time.sleep(0.05)
+        for worker in old:
+            worker.terminate()
+        end = time.monotonic() + GRACEFUL_SECONDS
+        for worker in old:
+            worker.join(max(0.001, end - time.monotonic()))
+            if worker.is_alive():
+                worker.kill()
+                worker.join()
+
+    def shutdown(self, exit_code: int = 0) -> None:
+        """Drain, as long as the settings say, then end all processes."""
+        tell_systemd("STOPPING=1")
+        end = time.monotonic() + Config.DRAIN_SECONDS
+        while self._may_wait() and time.monotonic() < end:
+            time.sleep(0.05)
+        if self._may_wait():
+            self.listener.refuse()
+        self.listener.close()
+        super().shutdown(exit_code)
+
+    def _may_wait(self) -> bool:
+        return not self.is_in_a_hurry and any(worker.is_alive() for worker in self.wrks)
+
+
+def tell_systemd(state: str) -> None:
+    """Send a state to the manager that has started this server, if there is one (sd_notify(3))."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path.startswith(("/", "@")):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.sendto(state.encode(), path.replace("@", "\0", 1))
 
 
 def reset_signals() -> None:
     """Let a new process be stopped; Granian sets handlers of its own a moment later."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(STEP_BACK, signal.SIG_IGN)
 
 
 def configure_logs() -> None:
@@ -145,27 +217,6 @@ def configure_logs() -> None:
     logging.raiseExceptions = False  # a log that cannot be written stops nothing
 
 
-def reserve_address() -> socket.socket:
-    """Return a socket with the address to listen on, which no other server gets.
-
-    Each of the processes listens on the same address, with a socket of its own
-    (SO_REUSEPORT). Without this one, a second server could listen there as well.
-    """
-    shown = f"[{Config.HOST}]" if ":" in Config.HOST else Config.HOST
-    try:
-        found = socket.getaddrinfo(Config.HOST, Config.PORT, type=socket.SOCK_STREAM)
-        family, *_, address = found[0]
-        reserved = socket.socket(family)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        reserved.bind(address)
-        if sys.platform == "linux":
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no such host"
-        sys.exit(f"cannot listen on {shown}:{Config.PORT}: {reason}")
-    return reserved
-
-
 def most_connections() -> int:
     """Raise the limit of open files as far as needed; return how many connections fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -180,20 +231,6 @@ def stop_as_orphan(loop: asyncio.AbstractEventLoop, alive: int) -> None:
     """Stop this process: the one that started it is gone, and would not stop it."""
     loop.remove_reader(alive)
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def limit_slow_readers() -> None:
-    """Set options of the socket that listens, which each connection inherits.
-
-    Granian has no settings for them.
-    """
-    for path in Path("/dev/fd").iterdir():
-        with suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as found:
-            if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-                if sys.platform == "linux":
-                    timeout = STALLED_SECONDS * 1000
-                    found.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
 
 
 def warn(app: Flask) -> None:

@@ -52,7 +52,7 @@ class Server:
     def __init__(self, directory=ROOT, command=("./boot.sh",), **environment):
         self.directory = directory
         self.command = command
-        self.environment = {**os.environ, "PORT": "0", **environment}
+        self.environment = {**os.environ, "PORT": "0", "DRAIN_SECONDS": "0", **environment}
 
     def __enter__(self):
         self.start()

@@ -10,6 +10,7 @@ import pytest
 
 from app.http import asgi
 from app.http.asgi import Bridge, fill_environ
+from app.http.draining import Draining
 
 
 def scope_of(method="GET", path=b"/", query=b"", headers=(), **others):
@@ -67,7 +68,7 @@ def echo(environ, start_response):
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS"])
 def test_the_environment_and_the_answer_follow_pep_3333(method, capsys):
     headers = [(b"content-type", b"text/plain"), length(3), (b"x-a", b"1"), (b"x-a", b"2")]
-    bridge = Bridge(validator(echo), threads=1, largest_body=100)
+    bridge = Bridge(validator(echo), threads=1, largest_body=100, draining=Draining())
     status, _, body = ask(bridge, b"a", b"bc", method=method, headers=headers, query=b"q=%20")
     assert (status, body) == (200, b"<abc>")
     assert capsys.readouterr().err == ""
@@ -112,7 +113,7 @@ def test_a_header_with_an_underscore_is_dropped():
     ],
 )
 def test_an_ambiguous_or_too_long_request_is_refused_in_json(request_, status):
-    bridge = Bridge(echo, threads=1, largest_body=100)
+    bridge = Bridge(echo, threads=1, largest_body=100, draining=Draining())
     answered, headers, body = ask(bridge, **request_)
     assert (answered, headers["connection"]) == (status, "close")
     assert headers["content-type"] == "application/json"
@@ -132,7 +133,7 @@ def test_http_1_1_without_a_host_is_refused():
 @pytest.mark.parametrize("framing", [length(6), CHUNKED])
 def test_a_body_that_breaks_off_is_400_and_not_passed_on(framing):
     called = []
-    bridge = Bridge(lambda *_: called.append(1), threads=1, largest_body=100)
+    bridge = Bridge(lambda *_: called.append(1), threads=1, largest_body=100, draining=Draining())
     sent = iter([{"type": "http.request", "body": b"abc", "more_body": True}])
 
     async def receive():
@@ -149,7 +150,7 @@ def test_a_body_that_breaks_off_is_400_and_not_passed_on(framing):
 
 
 def test_a_chunked_body_has_a_length_for_the_application():
-    bridge = Bridge(validator(echo), threads=1, largest_body=6)
+    bridge = Bridge(validator(echo), threads=1, largest_body=6, draining=Draining())
     assert ask(bridge, b"abc", b"def", method="POST", headers=[CHUNKED])[2] == b"<abcdef>"
 
 
@@ -160,7 +161,7 @@ def test_of_a_body_that_is_too_large_the_application_sees_that_it_is():
         seen.append((environ["CONTENT_LENGTH"], environ["wsgi.input"].read()))
         return echo(environ, start_response)
 
-    bridge = Bridge(application, threads=1, largest_body=6)
+    bridge = Bridge(application, threads=1, largest_body=6, draining=Draining())
     ask(bridge, method="POST", headers=[length(7)])
     ask(bridge, b"abc", b"defg", b"hij", method="POST", headers=[CHUNKED])
     assert seen == [("7", b""), ("7", b"abcdefg")]
@@ -168,7 +169,7 @@ def test_of_a_body_that_is_too_large_the_application_sees_that_it_is():
 
 def test_a_body_that_is_not_sent_in_time_is_408(monkeypatch):
     monkeypatch.setattr(asgi, "BODY_SECONDS", 0.05)
-    bridge = Bridge(echo, threads=1, largest_body=100)
+    bridge = Bridge(echo, threads=1, largest_body=100, draining=Draining())
     answers = []
 
     async def receive():
@@ -191,7 +192,7 @@ def test_more_requests_than_may_wait_are_503(monkeypatch):
         assert go.wait(10)
         return echo(environ, start_response)
 
-    bridge = Bridge(application, threads=1, largest_body=100)
+    bridge = Bridge(application, threads=1, largest_body=100, draining=Draining())
     answers = []
 
     async def receive():
@@ -215,7 +216,7 @@ def test_more_requests_than_may_wait_are_503(monkeypatch):
 def test_bodies_that_would_need_too_much_memory_are_503(monkeypatch):
     monkeypatch.setattr(asgi, "MOST_BODIES", 10)
     monkeypatch.setattr(asgi, "SMALL_BODY", 0)
-    bridge = Bridge(echo, threads=1, largest_body=8)
+    bridge = Bridge(echo, threads=1, largest_body=8, draining=Draining())
     answers = []
 
     async def receive():
@@ -239,7 +240,7 @@ def test_bodies_that_would_need_too_much_memory_are_503(monkeypatch):
 def test_large_bodies_that_are_held_do_not_refuse_small_ones(monkeypatch):
     monkeypatch.setattr(asgi, "MOST_BODIES", 10)
     monkeypatch.setattr(asgi, "SMALL_BODY", 2)
-    bridge = Bridge(echo, threads=1, largest_body=4)
+    bridge = Bridge(echo, threads=1, largest_body=4, draining=Draining())
     bridge._bodies = 10  # noqa: SLF001  as if others held them
     assert ask(bridge, b"ab", method="POST", headers=[length(2)])[0] == 200
     assert ask(bridge, b"abc", method="POST", headers=[length(3)])[0] == 503
@@ -253,7 +254,7 @@ def test_an_application_that_fails_is_500_and_keeps_its_thread(error, caplog):
             raise error
         return echo(environ, start_response)
 
-    bridge = Bridge(application, threads=1, largest_body=100)
+    bridge = Bridge(application, threads=1, largest_body=100, draining=Draining())
     status, _, body = ask(bridge, path=b"/fail")
     assert (status, json.loads(body)["error"]) == (500, "Internal Server Error")
     assert ask(bridge)[0] == 200
@@ -264,7 +265,7 @@ def test_a_fault_of_the_bridge_is_500_in_json_and_logged(monkeypatch, caplog):
     monkeypatch.setattr(asgi, "fill_environ", lambda *_: 1 / 0)
     with caplog.at_level("INFO", logger="microblog_api.access"):
         monkeypatch.setattr(logging.getLogger("microblog_api.access"), "propagate", True)
-        status, headers, body = ask(Bridge(echo, threads=1, largest_body=100))
+        status, headers, body = ask(Bridge(echo, threads=1, largest_body=100, draining=Draining()))
     assert (status, headers["content-type"]) == (500, "application/json")
     assert json.loads(body)["error"] == "Internal Server Error"
     assert "ZeroDivisionError" in caplog.text
@@ -297,7 +298,7 @@ def test_the_iterable_is_closed_even_if_it_fails():
         start_response("200 OK", [])
         return body
 
-    assert ask(Bridge(application, threads=1, largest_body=1))[0] == 500
+    assert ask(Bridge(application, threads=1, largest_body=1, draining=Draining()))[0] == 500
     assert body.closed
 
 
@@ -310,14 +311,14 @@ def test_a_file_is_sent_by_the_server_and_not_read(tmp_path):
         file.seek(3 if environ["PATH_INFO"] == "/rest" else 0)
         return environ["wsgi.file_wrapper"](file, 2)
 
-    bridge = Bridge(application, threads=1, largest_body=1)
+    bridge = Bridge(application, threads=1, largest_body=1, draining=Draining())
     assert ask(bridge)[2] == str(tmp_path / "file")
     assert ask(bridge, path=b"/rest")[2] == b"x" * 6
 
 
 def test_a_refusal_is_logged_without_the_query_string(caplog):
     caplog.set_level("INFO", "microblog_api.access")
-    bridge = Bridge(echo, threads=1, largest_body=100)
+    bridge = Bridge(echo, threads=1, largest_body=100, draining=Draining())
     ask(bridge, path=b"/a%0Ab", query=b"token=" + b"x" * 9000)
     (record,) = caplog.records
     line = json.loads(record.message)

@@ -25,6 +25,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from app.clock import utc_now
 from app.http import logs
+from app.http.draining import IS_STOPPING, Draining
 
 BODY_SECONDS = 20  # in which a client must send its body; less than the graceful limit
 LONGEST_TARGET = 8190  # bytes of a path with its query string
@@ -100,11 +101,16 @@ class Bridge:
         application: the WSGI application.
         threads: how many requests it answers at the same time.
         largest_body: in bytes; of a larger one, the application sees the length alone.
+        draining: of the server. While this process drains, each answer closes its connection.
     """
 
-    def __init__(self, application: _WSGI, threads: int, largest_body: int) -> None:
+    def __init__(
+        self, application: _WSGI, threads: int, largest_body: int, draining: Draining
+    ) -> None:
         self._application = application
         self._largest_body = largest_body
+        self._draining = draining
+        self._generation = draining.generation
         self._bodies = 0  # bytes of all bodies that are held now
         # ThreadPoolExecutor would cost 10 microseconds more for each request.
         self._jobs: SimpleQueue[tuple[Environ, float, asyncio.Future[Answer]]] = SimpleQueue()
@@ -114,7 +120,7 @@ class Bridge:
     async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
         start = perf_counter()
         # Filled step by step: what there is of them is logged, and given back, in any case.
-        environ: Environ = {}
+        environ: Environ = {IS_STOPPING: self._draining.is_stopping}
         body = bytearray()
         try:
             fill_environ(environ, scope)
@@ -129,6 +135,8 @@ class Bridge:
             log_request(environ, answer, start)
         finally:
             self._bodies -= max(0, len(body) - SMALL_BODY)
+        if self._draining.is_over(self._generation):
+            answer.headers.append(("Connection", "close"))
         await answer.send(send)
 
     async def _read_body(self, environ: Environ, receive: _Receive, body: bytearray) -> None:
