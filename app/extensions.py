@@ -65,6 +65,7 @@ def init_app(app: Flask) -> None:
         else:
             sa.event.listen(db.engine, "do_connect", connect_to_postgresql)
             sa.event.listen(db.engine, "checkout", check_connection)
+            sa.event.listen(db.engine, "handle_error", leave_read_only_server)
 
 
 def insert(model: type[Base]) -> Any:
@@ -154,10 +155,22 @@ def check_connection(
     answer counts as the end; it may also be a notice, which is rare. A host that is gone
     is noticed by keep-alive, see `engine_options`.
     """
+    if driver.is_new:  # the pool replaces a connection once, and then raises an error of its own
+        driver.is_new = False
+        return
     if driver.closed or driver.has_unread_data():
         raise sa.exc.DisconnectionError("the server has ended the connection")
     if driver.autocommit:  # left by a SELECT that has failed
         driver.autocommit = False
+
+
+def leave_read_only_server(context: sa.ExceptionContext) -> None:
+    """Replace all connections if one of them has reached a server that is no primary.
+
+    A failover does that where an address stays and the server behind it changes.
+    """
+    if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
+        context.is_disconnect = True
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
@@ -165,9 +178,11 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
 
     Attributes:
         answer_seconds: how long a statement may take; `None` for no limit.
+        is_new: whether the pool has not handed it out yet.
     """
 
     answer_seconds: float | None = 10
+    is_new = True
 
     @cached_property
     def cursor_without_session(self) -> psycopg.Cursor[Any]:
@@ -178,6 +193,14 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN)
         return bool(poll.poll(0))
+
+    def rollback(self) -> None:
+        """Roll back; where the connection is lost, the server does so by itself."""
+        try:
+            super().rollback()
+        except psycopg.OperationalError:
+            if not self.closed:
+                raise
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import threading
+from contextlib import contextmanager
 from wsgiref.validate import validator
 
 import pytest
@@ -247,6 +248,15 @@ def test_large_bodies_that_are_held_do_not_refuse_small_ones(monkeypatch):
     assert bridge._bodies == 10  # noqa: SLF001  likewise
 
 
+@contextmanager
+def access_log(caplog):
+    """Let `caplog` have the access log of the block, too."""
+    logger = logging.getLogger("microblog_api.access")
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level("INFO", logger=logger.name):
+        patch.setattr(logger, "propagate", True)
+        yield
+
+
 @pytest.mark.parametrize("error", [ValueError("secret"), SystemExit(1)])
 def test_an_application_that_fails_is_500_and_keeps_its_thread(error, caplog):
     def application(environ, start_response):
@@ -255,16 +265,18 @@ def test_an_application_that_fails_is_500_and_keeps_its_thread(error, caplog):
         return echo(environ, start_response)
 
     bridge = Bridge(application, threads=1, largest_body=100, draining=Draining())
-    status, _, body = ask(bridge, path=b"/fail")
+    with access_log(caplog):
+        status, _, body = ask(bridge, path=b"/fail")
     assert (status, json.loads(body)["error"]) == (500, "Internal Server Error")
+    assert caplog.text.count("Traceback") == 1
+    assert caplog.text.count('"path": "/fail", "status": 500') == 1
     assert ask(bridge)[0] == 200
     assert "the server failed to answer" in caplog.text
 
 
 def test_a_fault_of_the_bridge_is_500_in_json_and_logged(monkeypatch, caplog):
     monkeypatch.setattr(asgi, "fill_environ", lambda *_: 1 / 0)
-    with caplog.at_level("INFO", logger="microblog_api.access"):
-        monkeypatch.setattr(logging.getLogger("microblog_api.access"), "propagate", True)
+    with access_log(caplog):
         status, headers, body = ask(Bridge(echo, threads=1, largest_body=100, draining=Draining()))
     assert (status, headers["content-type"]) == (500, "application/json")
     assert json.loads(body)["error"] == "Internal Server Error"
@@ -300,6 +312,21 @@ def test_the_iterable_is_closed_even_if_it_fails():
 
     assert ask(Bridge(application, threads=1, largest_body=1, draining=Draining()))[0] == 500
     assert body.closed
+
+
+def test_an_answer_is_sent_although_what_follows_it_fails(caplog):
+    class Body(list):
+        def close(self):
+            raise ValueError
+
+    def application(_environ, start_response):
+        start_response("200 OK", [])
+        return Body([b"whole"])
+
+    bridge = Bridge(application, threads=1, largest_body=1, draining=Draining())
+    status, _, body = ask(bridge)
+    assert (status, body) == (200, b"whole")
+    assert caplog.text.count("Traceback") == 1
 
 
 def test_a_file_is_sent_by_the_server_and_not_read(tmp_path):

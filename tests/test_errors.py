@@ -3,7 +3,7 @@
 import pytest
 import sqlalchemy as sa
 
-from app import db
+from app import create_app, db
 from app.models import User
 from tests.helpers import PASSWORD, bearer
 
@@ -100,3 +100,14 @@ def test_an_error_of_the_orm_itself_is_500(app, client, token, monkeypatch):
     app.config["PROPAGATE_EXCEPTIONS"] = False
     monkeypatch.setattr("app.auth.credential.look_up_login_token", fail)
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 500
+
+
+@pytest.mark.parametrize("register", ["teardown_request", "teardown_appcontext"])
+def test_an_answer_is_sent_although_a_teardown_function_fails(config_class, register, caplog):
+    app = create_app(config_class)
+    getattr(app, register)(lambda _error: 1 / 0)
+    response = app.test_client().get("/api/nothing")
+    assert (response.status_code, response.json["error"]) == (404, "Not Found")
+    assert caplog.text.count("ZeroDivisionError") == 1
+    with app.app_context():
+        db.engine.dispose()

@@ -22,6 +22,7 @@ LEFT_OUT = (
     "the_session_in_the_readme",  # installs a virtual environment
     "schemathesis",
     "test_10000_guesses",
+    "test_faults",
 )
 
 

@@ -179,9 +179,12 @@ class Bridge:
         while True:
             environ, start, future = self._jobs.get()
             try:
-                answer = call(self._application, environ)
+                try:
+                    answer = call(self._application, environ)
+                except BaseException:  # noqa: BLE001  a thread that ends would be missing
+                    answer = _failed()
                 log_request(environ, answer, start)
-            except BaseException:  # noqa: BLE001  a thread that ends would be missing
+            except Exception:  # noqa: BLE001  likewise
                 answer = _failed()
             with suppress(RuntimeError):  # the loop is closed: the process ends
                 future.get_loop().call_soon_threadsafe(_settle, future, answer)
@@ -275,7 +278,10 @@ def call(application: _WSGI, environ: Environ) -> Answer:
             parts.extend(iterable)
     finally:
         if hasattr(iterable, "close"):
-            iterable.close()
+            try:
+                iterable.close()
+            except Exception:  # noqa: BLE001  the answer is whole
+                _log.exception("a function that follows the answer has failed")
     return Answer(*started[0], b"".join(parts), path)
 
 

@@ -2,8 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, wraps
 from typing import TYPE_CHECKING, Any, cast
 
 import flask
@@ -65,6 +65,8 @@ def init_app(app: Flask) -> None:
     if hops:
         # Each proxy appends an address to X-Forwarded-For and replaces X-Forwarded-Proto.
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=1, x_host=0)  # type: ignore[method-assign]  # likewise
+    app.do_teardown_request = _logging_failures(app.do_teardown_request)  # type: ignore[method-assign]  # Flask has no hook
+    app.do_teardown_appcontext = _logging_failures(app.do_teardown_appcontext)  # type: ignore[method-assign]  # likewise
     app.session_interface = _Sessions()
     app.before_request(_refuse_tokens_in_query)
     origins = app.config["CORS_ORIGINS"]
@@ -90,6 +92,19 @@ def _refuse_tokens_in_query() -> None:
 def _vary_by_origin(response: Response) -> Response:
     response.vary.add("Origin")  # for caches, also where no origin is allowed
     return response
+
+
+def _logging_failures(tear_down: Callable[..., None]) -> Callable[..., None]:
+    """Let the response, which is complete, be sent also if what follows it fails."""
+
+    @wraps(tear_down)
+    def run(*args: Any) -> None:
+        try:
+            tear_down(*args)
+        except Exception:
+            current_app.logger.exception("a teardown function has failed")
+
+    return run
 
 
 class _ResponseHeaders:
