@@ -105,7 +105,7 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
             "connect_timeout": 3,  # seconds
             # Prepared statements fail after a change of the schema, until they are
             # prepared again. Only the look-up of a token is: it is repeated then.
-            "prepare_threshold": 2**31,  # executions; `None` would prevent that, too
+            "prepare_threshold": 2**31,  # executions; with `None`, nothing is ever prepared
             # Give up on a host that does not acknowledge for 10 s (in milliseconds),
             # and probe a connection that was idle for 10 s.
             "tcp_user_timeout": 10_000,
@@ -239,7 +239,13 @@ def connect_to_postgresql(
     _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
 ) -> PostgreSQLConnection:
     connection = PostgreSQLConnection.connect(*args, **parameters)
-    if connection.info.parameter_status("TimeZone") not in {"UTC", "Etc/UTC"}:
-        connection.execute("SET TIME ZONE 'UTC'")  # in which times are read
-        connection.commit()
+    connection.autocommit = True
+    # Times are read in UTC.
+    statement = "SELECT pg_backend_pid() FROM set_config('TimeZone', 'UTC', false)"
+    row: Any = connection.execute(statement).fetchone()
+    connection.autocommit = False
+    if row[0] != connection.info.backend_pid:
+        # Behind a pooler such as PgBouncer, which tells each client a number of its own. A
+        # statement that one session has prepared may be executed in that of another client.
+        connection.prepare_threshold = None
     return connection

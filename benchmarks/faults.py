@@ -2,6 +2,8 @@
 
     python -m benchmarks.faults terminate [200]     connections that are ended under load
     python -m benchmarks.faults restart [20]        crashes of PostgreSQL under load
+    python -m benchmarks.faults pgbouncer [5000]    requests through PgBouncer, writes alone
+    python -m benchmarks.faults pgbouncer-mixed [5000]    the same with reads
 
 Starts PostgreSQL, and two servers of the API on it, as two machines would be. Prints how
 many answers had which status, how many requests had no answer or one that is not JSON, how
@@ -17,7 +19,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 from tests.helpers import PASSWORD, Server, basic, bearer
-from tests.services import PostgreSQL
+from tests.services import PgBouncer, PostgreSQL
 
 SERVERS = 2
 READERS, WRITERS = 6, 6  # threads of clients
@@ -184,11 +186,28 @@ def restart(count):
         return load
 
 
+def pgbouncer(requests, readers=0, **settings):
+    """Send so many requests through PgBouncer; return the load."""
+    # Fewer connections than threads of clients, so that each is lent to many.
+    settings = {"default_pool_size": 4} | settings
+    with (
+        PostgreSQL() as postgresql,
+        PgBouncer(postgresql, **settings) as pooler,
+        servers_on(pooler.url) as servers,
+    ):
+        with Load(servers, postgresql, readers, writers=8) as load:
+            while load.requests < requests:
+                time.sleep(0.05)
+        return load
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     faults = {
         "terminate": (terminate, 200),
         "restart": (restart, 20),
+        "pgbouncer": (pgbouncer, 5000),
+        "pgbouncer-mixed": (lambda count: pgbouncer(count, readers=READERS), 5000),
     }
     parser.add_argument("fault", choices=faults)
     parser.add_argument("count", type=int, nargs="?")

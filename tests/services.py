@@ -1,9 +1,10 @@
-"""Servers of a test's own, which it may stop, kill and freeze: PostgreSQL.
+"""Servers of a test's own, which it may stop, kill and freeze: PostgreSQL, PgBouncer.
 
 Each is a context manager: it listens on a free port of 127.0.0.1, and its files are in a
 folder that is removed at the end.
 """
 
+import configparser
 import os
 import random
 import shutil
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from tests.helpers import ROOT
 
 PATH = os.pathsep.join(
     [
@@ -237,3 +240,46 @@ class PostgreSQL(Service):
     def promote(self):
         """Make a standby the primary."""
         self.execute("SELECT pg_promote()")
+
+
+class PgBouncer(Service):
+    """PgBouncer in front of a `PostgreSQL`, with deployment/pgbouncer/pgbouncer.ini.
+
+    Args:
+        settings: of the section `[pgbouncer]` that are to differ.
+
+    Attributes:
+        url: as that of `PostgreSQL`.
+    """
+
+    user = "postgres"
+    stop_signal = signal.SIGQUIT  # at once; from 1.23 on SIGTERM waits for the clients
+
+    def __init__(self, postgresql, **settings):
+        self.program = program("pgbouncer")
+        super().__init__()
+        self.postgresql = postgresql
+        self.settings = settings
+        self.url = postgresql.url.replace(postgresql.address, self.address)
+
+    def create(self):
+        ini = configparser.RawConfigParser()
+        ini.read(ROOT / "deployment" / "pgbouncer" / "pgbouncer.ini")
+        database = ini["databases"][ROLE]
+        assert "host=127.0.0.1 port=5432 " in database
+        ini["databases"][ROLE] = database.replace("5432", str(self.postgresql.port))
+        settings = {
+            "listen_port": self.port,
+            "auth_file": self.folder / "userlist.txt",
+            "logfile": self.folder / "log",
+            "pidfile": self.folder / "pid",
+            "unix_socket_dir": "",
+            **self.settings,
+        }
+        ini["pgbouncer"].update({name: str(value) for name, value in settings.items()})
+        with (self.folder / "pgbouncer.ini").open("w") as file:
+            ini.write(file)
+        (self.folder / "userlist.txt").write_text(f'"{ROLE}" "{ROLE_PASSWORD}"\n')
+
+    def command(self):
+        return [self.program, self.folder / "pgbouncer.ini"]

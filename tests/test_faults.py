@@ -1,10 +1,50 @@
-"""Faults of the database under load. The long runs: `python -m benchmarks.faults`."""
+"""Faults of the database under load, and PgBouncer; services of the test's own.
 
+The long runs: `python -m benchmarks.faults`.
+"""
+
+from contextlib import nullcontext
+
+import flask_migrate
+import psycopg
 import pytest
+import sqlalchemy as sa
 
+from app import create_app, db
+from app.security import tokens
 from benchmarks import faults
+from config import Config, database_uri
+from tests.helpers import bearer
+from tests.services import PgBouncer, PostgreSQL
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def postgresql():
+    with PostgreSQL(timezone="America/New_York") as postgresql:
+        yield postgresql
+
+
+@pytest.fixture
+def connect():
+    """Return a function that makes an application with the database at an URL."""
+    apps = []
+
+    def connect(url):
+        settings = {"SQLALCHEMY_DATABASE_URI": database_uri(url), "SECRET_KEY": "of tests"}
+        apps.append(create_app(type("ServiceConfig", (Config,), settings)))
+        with apps[-1].app_context():
+            flask_migrate.upgrade()
+        return apps[-1]
+
+    yield connect
+    for app in apps:
+        with app.app_context():
+            db.engine.dispose()
+
+
+# -- Under load ------------------------------------------------------------------------
 
 
 def assert_served(load):
@@ -23,3 +63,43 @@ def test_a_database_that_crashes_under_load_loses_no_acknowledged_write():
     load = faults.restart(2)
     assert_served(load)
     assert load.statuses[503] > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    # In session mode, each of the two servers keeps its 20 connections.
+    [{}, {"pool_mode": "session", "default_pool_size": 40}],
+    ids=["transaction", "session"],
+)
+def test_pgbouncer_fails_no_request(settings):
+    load = faults.pgbouncer(500, readers=4, **settings)
+    assert_served(load)
+    assert load.statuses[503] == 0
+
+
+# -- PgBouncer -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_the_look_up_of_a_token_is_prepared_unless_a_pooler_is_between(postgresql, connect, pooled):
+    with PgBouncer(postgresql, default_pool_size=1) if pooled else nullcontext() as pooler:
+        app = connect((pooler or postgresql).url)
+        response = app.test_client().get("/api/users/me", headers=bearer(tokens.make()))
+        assert response.status_code == 401
+        with app.app_context():
+            count = sa.text("SELECT count(*) FROM pg_prepared_statements")
+            assert db.session.scalar(count) == (0 if pooled else 1)
+
+
+def test_other_clients_of_pgbouncer_do_not_change_the_time_zone(postgresql, connect):
+    show = "SHOW TimeZone"
+    with (
+        PgBouncer(postgresql, default_pool_size=1) as pooler,
+        connect(pooler.url).app_context(),
+        psycopg.connect(pooler.url, autocommit=True) as other,
+    ):
+        other.execute("SET TIME ZONE 'Asia/Tokyo'")
+        for _ in range(2):
+            assert db.session.scalar(sa.text(show)) == "UTC"
+            db.session.rollback()
+            assert other.execute(show).fetchone() == ("Asia/Tokyo",)

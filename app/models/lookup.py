@@ -20,9 +20,8 @@ from app.security import tokens
 M = TypeVar("M", bound=Model)
 T = TypeVar("T")
 
-# "cached plan must not change result type", after a migration; and a prepared statement
-# that a connection pooler has forgotten.
-_OUTDATED_PLAN = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
+# "cached plan must not change result type", after a migration.
+_OUTDATED_PLAN = psycopg.errors.FeatureNotSupported
 
 
 def look_up_login_token(text: str) -> dict[str, Any] | None:
