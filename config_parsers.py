@@ -6,14 +6,17 @@ text must look like, if it cannot be used.
 
 import re
 from pathlib import Path
+from typing import Any
 
 import limits
+import psycopg
 import redis
 import sqlalchemy as sa
 from marshmallow import ValidationError
 
 BASE_DIR = Path(__file__).resolve().parent
 DEFAULT_DATABASE_URL = "sqlite:///app.db"
+POSTGRESQL = {"postgres", "postgresql", "postgresql+psycopg"}
 
 
 def app_name(text: str) -> str:
@@ -41,28 +44,75 @@ def avatars(text: str) -> str:
 def database_uri(text: str) -> str:
     """Return a database URL in the form SQLAlchemy takes.
 
-    `postgres://` and `postgresql://` are opened with psycopg 3. The path of a SQLite
-    file is relative to the code, not to the working directory; without a path the
-    database is in memory.
+    `postgres://` and `postgresql://` are opened with psycopg 3; they may name several
+    hosts, as libpq has it: `host1:5432,host2:5432`. The path of a SQLite file is relative
+    to the code, not to the working directory; without a path the database is in memory.
 
     Raises:
         ValidationError: neither a SQLite nor a PostgreSQL URL.
     """
-    try:
-        url = sa.make_url(text or DEFAULT_DATABASE_URL)
-    except sa.exc.ArgumentError:
-        url = None
-    if url is not None and url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
-        url = url.set(drivername="postgresql+psycopg")
+    url = _parsed(text or DEFAULT_DATABASE_URL)
+    if url is not None and url.drivername in POSTGRESQL:
+        url = _checked(url.set(drivername="postgresql+psycopg"))
     elif url is not None and url.drivername == "sqlite":
         if is_in_memory(url):
             return "sqlite://"
         url = url.set(database=str(BASE_DIR / str(url.database)))
     else:
         raise ValidationError(
-            "must look like sqlite:///app.db or postgresql://user:password@host/database"
+            "must look like sqlite:///app.db, postgresql://user:password@host/database "
+            "or postgresql://user:password@host1:5432,host2:5432/database"
         )
     return url.render_as_string(hide_password=False)
+
+
+def _parsed(text: str) -> sa.URL | None:
+    """Return the URL, or `None` if it is none."""
+    try:
+        url = sa.make_url(text)
+    except sa.exc.ArgumentError:
+        return None
+    except ValueError:  # it takes all of `host1:5432,host2:5432` after the first colon for a port
+        url = None
+    if url is not None and "," not in (url.host or ""):
+        return url
+    scheme, _, rest = text.partition("://")
+    if scheme not in POSTGRESQL:
+        return None
+    rest, _, query = rest.partition("?")
+    try:
+        found = psycopg.conninfo.conninfo_to_dict(f"postgresql://{rest}")
+    except psycopg.ProgrammingError:
+        return None
+    parts = {"username": "user", "password": "password", "database": "dbname"}
+    names: dict[str, Any] = {part: found.pop(name, None) for part, name in parts.items()}
+    hosts = {name: str(value) for name, value in found.items()}
+    return sa.make_url(f"postgresql://?{query}").set(**names).update_query_dict(hosts)
+
+
+def _checked(url: sa.URL) -> sa.URL:
+    """Return the URL of a PostgreSQL database; of several hosts, the one that can write is used.
+
+    Raises:
+        ValidationError: a host, a port or an option cannot be used.
+    """
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    unknown = url.query.keys() - known
+    if unknown:
+        raise ValidationError(f"must have options of libpq, not {', '.join(sorted(unknown))}")
+    try:
+        _, options = url.get_dialect()().create_connect_args(url)
+        ports = [int(port) for port in str(options.get("port", "")).split(",") if port]
+    except (sa.exc.ArgumentError, ValueError):
+        ports = [0]
+    if not all(0 < port < 2**16 for port in ports):
+        raise ValidationError("must have a port from 1 to 65535, or none, after each host")
+    hosts = str(options.get("host", "")).split(",")
+    if len(hosts) == 1:
+        return url
+    if "" in hosts:
+        raise ValidationError("must have a host on both sides of each comma")
+    return url.set(query={"target_session_attrs": "read-write"} | dict(url.query))
 
 
 def is_in_memory(url: sa.URL) -> bool:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+import sqlalchemy as sa
 from marshmallow import ValidationError
 
 from app import create_app
@@ -104,6 +105,14 @@ def test_the_processes_share_the_cores_for_hashing():
         ("DATABASE_URL", "app.db", "sqlite:///app.db"),
         ("DATABASE_URL", "mysql://localhost/app", "postgresql://"),
         ("DATABASE_URL", "postgresql+psycopg2://localhost/app", "postgresql://"),
+        ("DATABASE_URL", "postgresql://a:1,[::1/app", "postgresql://"),
+        ("DATABASE_URL", "mysql://a:1,b:2/app", "postgresql://"),
+        ("DATABASE_URL", "postgresql://localhost:x/app", "port from 1 to 65535"),
+        ("DATABASE_URL", "postgresql://localhost:65536/app", "port from 1 to 65535"),
+        ("DATABASE_URL", "postgresql://a:x,b:2/app", "port from 1 to 65535"),
+        ("DATABASE_URL", "postgresql:///app?host=a,b&port=1", "after each host"),
+        ("DATABASE_URL", "postgresql://a:1,/app", "both sides of each comma"),
+        ("DATABASE_URL", "postgresql://localhost/app?prepare_threshold=0", "prepare_threshold"),
     ],
 )
 def test_an_invalid_setting_is_named_with_what_it_must_look_like(monkeypatch, name, value, hint):
@@ -226,6 +235,27 @@ def test_the_start_on_postgresql_requires_a_secret_key():
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("u:p%40@a:1,b:2/d", {"host": "a,b", "port": "1,2", "user": "u", "password": "p@"}),
+        ("a,b:5433/d", {"host": "a,b", "port": ",5433"}),
+        ("a,b/d?sslmode=require", {"host": "a,b", "port": ",", "sslmode": "require"}),
+        ("[::1]:1,b/d", {"host": "::1,b", "port": "1,"}),
+        ("/d?host=a:1&host=b:2", {"host": "a,b", "port": "1,2"}),
+        ("/d?host=a,b&port=1,2", {"host": "a,b", "port": "1,2"}),
+        ("a,b/d?target_session_attrs=any", {"host": "a,b", "target_session_attrs": "any"}),
+    ],
+)
+def test_several_hosts_of_postgresql_are_passed_on_and_the_one_that_can_write_is_chosen(
+    text, expected
+):
+    url = sa.make_url(database_uri(f"postgresql://{text}"))
+    _, options = url.get_dialect()().create_connect_args(url)
+    chosen = {"dbname": "d", "target_session_attrs": "read-write"} | expected
+    assert {"port": ","} | options == {"port": ","} | chosen
+
+
+@pytest.mark.parametrize(
     ("text", "uri"),
     [
         ("", f"sqlite:///{BASE_DIR}/app.db"),
@@ -235,6 +265,7 @@ def test_the_start_on_postgresql_requires_a_secret_key():
         ("sqlite:///:memory:", "sqlite://"),
         ("postgres://u:p%40@h:5433/d", "postgresql+psycopg://u:p%40@h:5433/d"),
         ("postgresql://h/d?sslmode=require", "postgresql+psycopg://h/d?sslmode=require"),
+        ("postgresql://u:a,b/c@h/d", "postgresql+psycopg://u:a%2Cb%2Fc@h/d"),
     ],
 )
 def test_database_urls_are_normalized(text, uri):

@@ -14,8 +14,8 @@ from app import create_app, db
 from app.security import tokens
 from benchmarks import faults
 from config import Config, database_uri
-from tests.helpers import bearer
-from tests.services import PgBouncer, PostgreSQL
+from tests.helpers import PASSWORD, bearer
+from tests.services import PgBouncer, PostgreSQL, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -103,3 +103,23 @@ def test_other_clients_of_pgbouncer_do_not_change_the_time_zone(postgresql, conn
             assert db.session.scalar(sa.text(show)) == "UTC"
             db.session.rollback()
             assert other.execute(show).fetchone() == ("Asia/Tokyo",)
+
+
+# -- Several hosts ---------------------------------------------------------------------
+
+
+def test_of_several_hosts_the_one_that_can_write_is_used_also_after_a_failover(connect):
+    def register(name):
+        body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+        return client.post("/api/users", json=body).status_code
+
+    with PostgreSQL() as primary, PostgreSQL(primary=primary) as standby:
+        hosts = f"127.0.0.1:{free_port()},{standby.address},{primary.address}"
+        client = connect(primary.url.replace(primary.address, hosts)).test_client()
+        assert register("alice") == 201
+        primary.stop()
+        assert register("bob") == 503
+        standby.promote()
+        assert register("carol") == 201
+        found = standby.execute('SELECT username FROM "user" ORDER BY id')
+    assert found == [("alice",), ("carol",)]
