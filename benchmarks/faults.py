@@ -6,8 +6,9 @@
     python -m benchmarks.faults pgbouncer-mixed [5000]    the same with reads
 
 Starts PostgreSQL, and two servers of the API on it, as two machines would be. Prints how
-many answers had which status, how many requests had no answer or one that is not JSON, how
-many acknowledged writes are lost, and how many tracebacks are in the logs.
+many answers had which status (400 is the answer to a name that is taken), how many requests had
+no answer or one that is not JSON, how many acknowledged writes are lost, and how many
+tracebacks are in the logs.
 """
 
 import argparse

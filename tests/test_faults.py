@@ -15,7 +15,7 @@ from app.security import tokens
 from benchmarks import faults
 from config import Config, database_uri
 from tests.helpers import PASSWORD, bearer
-from tests.services import PgBouncer, PostgreSQL, free_port
+from tests.services import ROLE, PgBouncer, PostgreSQL, free_port
 
 pytestmark = pytest.mark.slow
 
@@ -75,6 +75,17 @@ def test_pgbouncer_fails_no_request(settings):
     load = faults.pgbouncer(500, readers=4, **settings)
     assert_served(load)
     assert load.statuses[503] == 0
+
+
+def test_a_server_that_takes_no_more_connections_gives_503(postgresql, connect):
+    client = connect(postgresql.url).test_client()
+    for limit, status in ((0, 503), (-1, 401)):
+        with client.application.app_context():
+            db.engine.dispose()
+        postgresql.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT {limit}")
+        for method in ("GET", "DELETE"):
+            path, headers = "/api/tokens", bearer(tokens.make())
+            assert client.open(path, method=method, headers=headers).status_code == status
 
 
 # -- PgBouncer -------------------------------------------------------------------------
