@@ -1,15 +1,58 @@
-"""The one place that reads the time."""
+"""The one place that reads the time.
+
+Several machines compare times that are in one database, so on PostgreSQL the time is that of
+the database server: a machine whose clock is wrong would log everybody out, or revive
+tokens. Between two readings of it, a steady clock counts, which nobody can set.
+"""
 
 import time
 from datetime import UTC, datetime
 from functools import partial
 
-# utc_now() is the time as an aware `datetime` in UTC. A partial, and no function of its
-# own, because every request reads the clock several times.
-utc_now = partial(datetime.now, UTC)
+READ_EVERY_SECONDS = 10  # from the database
 
-# Seconds since 1970.
+# Seconds since 1970, by the clock of this machine.
 unix_now = time.time
 
-# Seconds since any moment in the past, for pauses: it cannot be set back.
+# Seconds since any moment in the past, for pauses and windows: it cannot be set back.
 monotonic_now = time.monotonic
+
+# The same, and it goes on while the machine is suspended.
+_steady_now = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+
+_database_began: float | None = None  # the time of the database when `_steady_now` was 0
+_read_again_at = 0.0
+
+
+def utc_now() -> datetime:
+    """Return the time as an aware `datetime` in UTC."""
+    if _database_began is None:
+        return datetime.now(UTC)
+    return datetime.fromtimestamp(_database_began + _steady_now(), UTC)
+
+
+def clock_is_outdated() -> bool:
+    """Return whether it is time to read the clock of the database; true for one caller."""
+    global _read_again_at  # noqa: PLW0603  a process has one clock
+    now = _steady_now()
+    if now < _read_again_at:
+        return False
+    _read_again_at = now + READ_EVERY_SECONDS
+    return True
+
+
+def set_clock(database_time: datetime) -> None:
+    """Go on from the time that the database has just given."""
+    global _database_began, _read_again_at  # noqa: PLW0603
+    now = _steady_now()
+    _database_began = database_time.timestamp() - now
+    _read_again_at = now + READ_EVERY_SECONDS
+
+
+def seconds_ahead() -> float:
+    """Return how far the clock of this machine is ahead of `utc_now`; negative if behind."""
+    return unix_now() - utc_now().timestamp()

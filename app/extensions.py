@@ -18,6 +18,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.clock import clock_is_outdated, set_clock
+
 SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
 SQLITE_MAPPED_BYTES = 2**30  # of the file; what is beyond is read as usual
 MOST_CONNECTIONS = 20  # of one process
@@ -160,6 +162,11 @@ def check_connection(
         return
     if driver.closed or driver.has_unread_data():
         raise sa.exc.DisconnectionError("the server has ended the connection")
+    if clock_is_outdated():
+        try:
+            read_clock(driver)
+        except psycopg.OperationalError as error:
+            raise sa.exc.DisconnectionError("the server does not answer") from error
     if driver.autocommit:  # left by a SELECT that has failed
         driver.autocommit = False
 
@@ -171,6 +178,14 @@ def leave_read_only_server(context: sa.ExceptionContext) -> None:
     """
     if isinstance(context.original_exception, psycopg.errors.ReadOnlySqlTransaction):
         context.is_disconnect = True
+
+
+def read_clock(driver: psycopg.Connection[Any]) -> None:
+    """Set the clock by that of the server, in one round trip."""
+    driver.autocommit = True
+    row: Any = driver.execute("SELECT clock_timestamp()").fetchone()
+    driver.autocommit = False
+    set_clock(row[0])
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
@@ -241,9 +256,11 @@ def connect_to_postgresql(
     connection = PostgreSQLConnection.connect(*args, **parameters)
     connection.autocommit = True
     # Times are read in UTC.
-    statement = "SELECT pg_backend_pid() FROM set_config('TimeZone', 'UTC', false)"
-    row: Any = connection.execute(statement).fetchone()
+    row: Any = connection.execute(
+        "SELECT pg_backend_pid(), clock_timestamp() FROM set_config('TimeZone', 'UTC', false)"
+    ).fetchone()
     connection.autocommit = False
+    set_clock(row[1])
     if row[0] != connection.info.backend_pid:
         # Behind a pooler such as PgBouncer, which tells each client a number of its own. A
         # statement that one session has prepared may be executed in that of another client.

@@ -29,7 +29,7 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app import create_app, db
+from app import create_app, db, extensions
 from app.models import Total, lookup
 from app.models.lookup import select_once
 from app.security import rate_limits
@@ -140,6 +140,15 @@ def app(migrated_app):
                 db.session.execute(sa.delete(table))
         db.session.execute(sa.update(Total).values(value=0))
         db.session.commit()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_clock():
+    """In this process, the time is not that of the database: tests travel in time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extensions, "set_clock", lambda _: None)
+        patch.setattr(extensions, "clock_is_outdated", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

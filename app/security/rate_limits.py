@@ -178,13 +178,14 @@ class ProcessStorage(Storage):
 
     def __init__(self) -> None:
         super().__init__()
-        self._windows: dict[str, tuple[int, float]] = {}  # count, and when the window ends
+        # Count, and when the window ends, on the monotonic clock.
+        self._windows: dict[str, tuple[int, float]] = {}
         self._sweep_at = 1024  # keys
         self._lock = Lock()
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         with self._lock:
-            now = unix_now()
+            now = monotonic_now()
             count, end = self._windows.get(key, (0, 0.0))
             if end <= now or (count == 0 and amount > 0):
                 count, end = 0, now + expiry
@@ -200,10 +201,12 @@ class ProcessStorage(Storage):
 
     def get(self, key: str) -> int:
         count, end = self._windows.get(key, (0, 0.0))
-        return count if end > unix_now() else 0
+        return count if end > monotonic_now() else 0
 
     def get_expiry(self, key: str) -> float:
-        return self._windows.get(key, (0, unix_now()))[1]
+        """Return when the window ends, in seconds since 1970, as `limits` wants it."""
+        now = monotonic_now()
+        return unix_now() + self._windows.get(key, (0, now))[1] - now
 
     def clear(self, key: str) -> None:
         self._windows.pop(key, None)

@@ -1,0 +1,118 @@
+"""Two machines share a PostgreSQL database, and the clock of one of them is wrong."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from tests.conftest import TEST_DATABASE_URL, postgresql_schema
+from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not TEST_DATABASE_URL, reason="needs PostgreSQL"),
+]
+
+# Runs server.py; at SIGUSR2 its processes set their clock.
+SERVER = """
+import os, runpy, signal, sys
+from datetime import datetime, timedelta
+import time_machine
+
+def set_clock(*_):
+    time_machine.travel(datetime.now() + timedelta(hours=float(os.environ["AHEAD"]))).start()
+
+os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGUSR2, set_clock))
+sys.argv = ["server.py"]
+sys.path.insert(0, os.getcwd())
+if os.environ["WHEN"] == "at the start":
+    set_clock()
+runpy.run_path("server.py", run_name="__main__")
+"""
+
+
+class Machine(Server):
+    """A server whose clock can be set."""
+
+    def __init__(self, url, secret_key, hours=0, when="later"):
+        super().__init__(
+            command=(sys.executable, "-c", SERVER),
+            DATABASE_URL=url,
+            SECRET_KEY=secret_key,
+            AHEAD=str(hours),
+            WHEN=when,
+        )
+
+    def set_clock(self):
+        for worker in self.workers():
+            os.kill(worker, signal.SIGUSR2)
+        time.sleep(0.2)
+
+    def log_in(self):
+        answer = self.request("POST", "/api/tokens", headers=basic("alice"))
+        assert answer.status == 200, answer.text
+        return answer.json["token"]
+
+    def status_of(self, token):
+        return self.request("GET", "/api/users/me", headers=bearer(token)).status
+
+
+@pytest.fixture(params=[2, -2], ids=["2 hours ahead", "2 hours behind"])
+def machines(request):
+    """A server, one with a clock that can be set, and the URL of their database."""
+    key = secrets.token_urlsafe(48)
+    with postgresql_schema() as url:
+        environment = os.environ | {"DATABASE_URL": url, "SECRET_KEY": key}
+        upgrade = [sys.executable, "-m", "flask", "--app", "microblog_api", "db", "upgrade"]
+        subprocess.run(upgrade, cwd=ROOT, env=environment, check=True, capture_output=True)
+        with Machine(url, key) as right, Machine(url, key, request.param) as wrong:
+            body = {"username": "alice", "email": "alice@example.com", "password": PASSWORD}
+            assert right.request("POST", "/api/users", json_body=body).status == 201
+            yield right, wrong, url
+
+
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_a_clock_that_is_two_hours_off_logs_nobody_out_postgresql(machines, when):
+    right, wrong, _ = machines
+    if when == "later":
+        before = wrong.log_in()
+        wrong.set_clock()
+    else:
+        before = right.log_in()
+        wrong.stop()
+        wrong.process.stdout.close()
+        wrong.environment["WHEN"] = when
+        wrong.start()
+    shown = wrong.request("GET", "/api/tokens", headers=bearer(before)).json["expires_in"]
+    assert 3500 < shown <= 3600
+    for token in [before, wrong.log_in(), right.log_in()]:
+        assert right.status_of(token) == wrong.status_of(token) == 200
+
+
+def test_a_clock_that_is_two_hours_off_revives_nothing_postgresql(machines):
+    right, wrong, url = machines
+    wrong.set_clock()
+    expired = right.log_in()
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        connection.execute("UPDATE \"user\" SET token_expiration = now() - interval '1 second'")
+    assert right.status_of(expired) == wrong.status_of(expired) == 401
+    revoked = wrong.log_in()
+    assert revoked != expired
+    assert wrong.request("DELETE", "/api/tokens", headers=bearer(revoked)).status == 204
+    for token in [expired, revoked]:
+        assert right.status_of(token) == wrong.status_of(token) == 401
+
+
+def test_the_time_of_the_server_is_that_of_the_database_postgresql(machines):
+    _, wrong, url = machines
+    wrong.set_clock()
+    wrong.log_in()
+    with psycopg.connect(url.replace("+psycopg", "")) as connection:
+        (logged_in_at,) = connection.execute('SELECT logged_in_at FROM "user"').fetchone()
+    assert abs((datetime.now(UTC) - logged_in_at).total_seconds()) < 5
