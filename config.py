@@ -10,7 +10,7 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import sqlalchemy as sa
 from dotenv import load_dotenv
@@ -29,6 +29,8 @@ from config_parsers import (
     redis_url,
 )
 
+D = TypeVar("D", int, None)
+
 load_dotenv(BASE_DIR / ".env")
 load_dotenv(BASE_DIR / ".flaskenv")
 
@@ -45,12 +47,12 @@ class ConfigError(ValueError):
     """Invalid settings: a line for each, which begins with its name."""
 
 
-def whole_number(name: str, default: int, unit: str, lowest: int, highest: int) -> int:
+def whole_number(name: str, default: D, unit: str, lowest: int, highest: int) -> int | D:
     if env.str(name, "") == "":
         return default
     text = f"must be a whole number from {lowest} to {highest} ({unit})"
     options: Any = {"error_messages": {"invalid": text}}  # known to marshmallow, not to mypy
-    number: int = env.int(name, default, validate=Range(lowest, highest, error=text), **options)
+    number: int | D = env.int(name, default, validate=Range(lowest, highest, error=text), **options)
     return number
 
 
@@ -119,6 +121,9 @@ class Config:
     # Paths of PEM files; both or neither. With them the server speaks TLS.
     TLS_CERTIFICATE: Path | None = env.file_path("TLS_CERTIFICATE", None)
     TLS_KEY: Path | None = env.file_path("TLS_KEY", None)
+    # Where Prometheus is answered, without a password and without TLS; None: nowhere.
+    METRICS_HOST: str = env.str("METRICS_HOST", "") or "127.0.0.1"
+    METRICS_PORT: int | None = whole_number("METRICS_PORT", None, "TCP port", 1, 65535)
     # Number of proxies in front whose X-Forwarded-For and -Proto are trusted.
     TRUSTED_PROXIES: int = whole_number("TRUSTED_PROXIES", 0, "proxies, one behind another", 0, 9)
     # Accepted values of the Host header; None accepts any.

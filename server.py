@@ -27,8 +27,9 @@ from granian.constants import HTTPModes, Interfaces, Loops, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
+import metrics_server
 import tls
-from app.http import logs
+from app.http import logs, metrics
 from app.http.asgi import Bridge
 from app.http.draining import Draining
 from config import Config, misspelled
@@ -57,6 +58,9 @@ def main() -> None:
         tls_files = tls.configured()
     except tls.TLSError as error:
         sys.exit(str(error))
+    metrics_directory = None
+    if Config.METRICS_PORT is not None:
+        metrics_directory = metrics_server.start(Config.METRICS_HOST, Config.METRICS_PORT)
     # The processes share the memory of what is loaded here.
     multiprocessing.set_start_method("fork")
     os.register_at_fork(after_in_child=reset_signals)
@@ -78,7 +82,11 @@ def main() -> None:
         loop.add_signal_handler(STEP_BACK, listener.step_back)
         loop.add_reader(alive, stop_as_orphan, loop, alive)
         loop.call_soon(when_listening)
-        return Bridge(app, Config.WEB_THREADS, Config.MAX_CONTENT_LENGTH, draining)
+        bridge = Bridge(app, Config.WEB_THREADS, Config.MAX_CONTENT_LENGTH, draining)
+        if metrics_directory is not None:
+            identifier = metrics_server.take_number(metrics_directory)
+            metrics.start(app, identifier, str(metrics_directory), bridge.requests_waiting)
+        return bridge
 
     def when_listening() -> None:
         if not_announced.acquire(block=False):

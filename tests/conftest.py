@@ -51,7 +51,16 @@ def pytest_report_header():
 
 
 # Fixtures that start a process; a test that uses one takes seconds.
-SLOW_FIXTURES = {"server", "server_with", "new_server", "two_workers", "proxied", "boot", "redis"}
+SLOW_FIXTURES = {
+    "server",
+    "server_with",
+    "new_server",
+    "two_workers",
+    "proxied",
+    "boot",
+    "redis",
+    "counting",
+}
 
 
 def pytest_collection_modifyitems(items):

@@ -44,18 +44,24 @@ def test_the_defaults_are_safe():
         "from config import Config as c;"
         "print(c.HOST, c.PORT, c.TOKEN_LIFETIME_SECONDS, c.PASSWORD_MIN_LENGTH, c.SECRET_KEY);"
         "print(c.LOGIN_LIMIT_PER_SOURCE, c.LOGIN_LIMIT_PER_ACCOUNT, sep=', ');"
-        "print(c.TRUSTED_PROXIES)"
+        "print(c.TRUSTED_PROXIES);"
+        "print(c.METRICS_HOST, c.METRICS_PORT)"
     )
     assert python(code).stdout.splitlines() == [
         "127.0.0.1 5000 3600 8 None",
         "20 per 5 minutes, 100 per hour",
         "0",
+        "127.0.0.1 None",
     ]
 
 
 def test_an_empty_number_means_the_default():
-    code = "from config import Config as c; print(c.PORT, c.PASSWORD_HASH_CONCURRENCY > 0)"
-    assert python(code, PORT="", PASSWORD_HASH_CONCURRENCY="").stdout.split() == ["5000", "True"]
+    code = (
+        "from config import Config as c;"
+        "print(c.PORT, c.PASSWORD_HASH_CONCURRENCY > 0, c.METRICS_PORT)"
+    )
+    settings = {"PORT": "", "PASSWORD_HASH_CONCURRENCY": "", "METRICS_PORT": ""}
+    assert python(code, **settings).stdout.split() == ["5000", "True", "None"]
 
 
 @pytest.mark.parametrize("text", ["", "20", "0 per hour", "1/minute;2/hour", "many per day"])
@@ -83,6 +89,7 @@ def test_the_processes_share_the_cores_for_hashing():
     [
         ("PORT", "http", "whole number from 0 to 65535"),
         ("PORT", "65536", "whole number from 0 to 65535"),
+        ("METRICS_PORT", "0", "whole number from 1 to 65535"),
         ("LOGIN_LIMIT_PER_SOURCE", "20", "20 per 5 minutes"),
         ("LOGIN_LIMIT_PER_SOURCE", "0 per hour", "20 per 5 minutes"),
         ("LOGIN_LIMIT_PER_ACCOUNT", "10/minute;100/hour", "20 per 5 minutes"),

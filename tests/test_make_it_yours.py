@@ -68,6 +68,7 @@ def test_without_the_microblog_the_rest_of_the_suite_passes(run):
     run(prefixes + files)
     assert "No new upgrade operations detected." in run(schema)
     run("git add -A")
+    assert run("git grep -nP 'microblog_(?!api)' -- ':!docs/make-it-yours.md' || true") == ""
     words = r"post_count|posts_|feed\b|unfollow|follow(er|ing|ed)|Follow[.,]|Post\b"
     traces = rf"\b({words})|_posts?\b|/posts"
     where = "app tests docs benchmarks README.md ':!docs/make-it-yours.md' ':!*passwords.txt'"

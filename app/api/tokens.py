@@ -20,7 +20,7 @@ from app.auth.challenges import refuse_scope, refuse_token
 from app.auth.credential import find_credential
 from app.clock import utc_now
 from app.extensions import db
-from app.http import audit
+from app.http import audit, metrics
 from app.http.audit import Event
 from app.models import SCOPES, User
 
@@ -115,14 +115,17 @@ def _revoke(credential: Credential, event: Event) -> None:
 def introspect_token(fields: dict[str, str]) -> Any:
     """Tell another service whose token it holds (RFC 7662)."""
     credential = find_credential(fields["token"])
-    if credential is None or credential.expires_at is None or credential.expires_at <= utc_now():
+    expires_at = None if credential is None else credential.expires_at
+    if metrics.current is not None:
+        metrics.current.count_token("introspection", fields["token"], expires_at)
+    if credential is None or expires_at is None or expires_at <= utc_now():
         return {"active": False}, 200, _NO_STORE
     answer = {
         "active": True,
         "scope": credential.scope,
         "username": credential.username,
         "sub": str(credential.user_id),
-        "exp": int(credential.expires_at.timestamp()),  # seconds since 1970
+        "exp": int(expires_at.timestamp()),  # seconds since 1970
         "token_type": credential.token_type,
     }
     if credential.issued_at is not None:  # unknown for a token of an old database

@@ -28,7 +28,7 @@ from app.auth.credential import ACCOUNT, Credential, Kind, find_credential
 from app.auth.password_check import try_password
 from app.clock import utc_now
 from app.extensions import db
-from app.http import audit
+from app.http import audit, metrics
 from app.http.audit import Event
 from app.http.headers import SAFE_METHODS, request
 from app.models import User
@@ -209,9 +209,12 @@ def verify_token_or_password(username: str, password: str) -> Any:
 @token_auth.verify_token
 def verify_token(token: str) -> Credential:
     credential = find_credential(token)
-    if credential is None or credential.expires_at is None:
+    expires_at = None if credential is None else credential.expires_at
+    if metrics.current is not None:
+        metrics.current.count_token("request", token, expires_at)
+    if credential is None or expires_at is None:
         refuse_token()
-    if credential.expires_at <= utc_now():
+    if expires_at <= utc_now():
         refuse_token("the token has expired")
     if credential.note_use is not None:
         credential.note_use()

@@ -24,7 +24,7 @@ from urllib.parse import unquote_to_bytes
 from werkzeug.http import HTTP_STATUS_CODES
 
 from app.clock import utc_now
-from app.http import logs
+from app.http import logs, metrics
 from app.http.draining import IS_STOPPING, Draining
 
 BODY_SECONDS = 20  # in which a client must send its body; less than the graceful limit
@@ -116,6 +116,10 @@ class Bridge:
         self._jobs: SimpleQueue[tuple[Environ, float, asyncio.Future[Answer]]] = SimpleQueue()
         for _ in range(threads):
             Thread(target=self._work, daemon=True).start()
+
+    def requests_waiting(self) -> int:
+        """Return the number of requests that wait for a thread."""
+        return self._jobs.qsize()
 
     async def __call__(self, scope: dict[str, Any], receive: _Receive, send: _Send) -> None:
         start = perf_counter()
@@ -286,10 +290,13 @@ def call(application: _WSGI, environ: Environ) -> Answer:
 
 
 def log_request(environ: Environ, answer: Answer, start: float) -> None:
-    """Write the line of a request to the access log.
+    """Write the line of a request to the access log, and count it.
 
     Neither the query string nor the name in Basic credentials: both may be a token.
     """
+    seconds = perf_counter() - start
+    if metrics.current is not None:
+        metrics.current.count_request(environ, answer.status, seconds)
     names = {name.lower(): value for name, value in answer.headers}
     size = names.get("content-length", 0) if answer.path else len(answer.body)
     line = {
@@ -298,7 +305,7 @@ def log_request(environ: Environ, answer: Answer, start: float) -> None:
         "method": logs.mask_tokens(environ.get("REQUEST_METHOD", "")),
         "path": logs.quoted_path(environ.get("PATH_INFO", "")),
         "status": answer.status,
-        "milliseconds": round((perf_counter() - start) * 1000, 1),
+        "milliseconds": round(seconds * 1000, 1),
         "bytes": int(size),
         "source": logs.address(environ.get("REMOTE_ADDR")),
         "request_id": names.get("x-request-id"),

@@ -18,7 +18,7 @@ from enum import StrEnum
 from flask import Flask, has_request_context
 
 from app.clock import utc_now
-from app.http import logs
+from app.http import logs, metrics
 from app.http.headers import request
 
 _log = logging.getLogger("microblog_api.audit")
@@ -38,6 +38,8 @@ class Event(StrEnum):
 
 def record(event: Event, user_id: int | None) -> None:
     """Write a line. Call it after the commit of what it reports."""
+    if metrics.current is not None:
+        metrics.current.event(event).inc()
     source, request_id = None, None
     if has_request_context():
         source, request_id = logs.address(request.remote_addr), request.id

@@ -21,6 +21,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from werkzeug.exceptions import SecurityError
 from werkzeug.http import HTTP_STATUS_CODES
 
+from app.http import metrics
 from app.models import OutdatedError
 from app.security.passwords import BusyError
 from app.security.rate_limits import LimitReachedError
@@ -139,16 +140,22 @@ def _summary(fields: dict[str, list[str]]) -> str:
 def _answer_database_error(error: sa.exc.SQLAlchemyError) -> _Answer:
     if not is_unavailable(error):
         raise error
+    if metrics.current is not None:
+        metrics.current.database_error(type(error).__name__).inc()
     current_app.logger.warning("the database does not answer: %s", error.__cause__ or error)
     return _answer(HTTPError(503))
 
 
 def _answer_busy(_error: BusyError) -> _Answer:
+    if metrics.current is not None:
+        metrics.current.hashes_refused.inc()
     text = "too many passwords are being checked at this moment; try again shortly"
     return _answer(HTTPError(503, text, headers={"Retry-After": "1"}))
 
 
 def _answer_limit_reached(error: LimitReachedError) -> _Answer:
+    if metrics.current is not None:
+        metrics.current.throttled(error.limit).inc()
     text = f"too many {error.counts}; try again when the Retry-After header says"
     headers = {"Retry-After": str(error.retry_after_seconds)}
     return _answer(HTTPError(429, text, headers=headers))

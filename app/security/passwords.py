@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import lru_cache, partial
 from threading import BoundedSemaphore
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -46,6 +46,7 @@ class _HashingThreads:
         hashes_at_once, requests_at_once = self._sizes
         self._threads = ThreadPoolExecutor(hashes_at_once, thread_name_prefix="passwords")
         self._requests = BoundedSemaphore(requests_at_once)
+        self._futures: set[Future[Any]] = set()
 
     def run(self, call: Callable[[], R]) -> R:
         """Return the result of `call`, which runs without application and request context.
@@ -58,12 +59,21 @@ class _HashingThreads:
             raise BusyError
         try:
             future = self._threads.submit(call)
+            self._futures.add(future)
+            future.add_done_callback(self._futures.discard)
             wait([future], timeout=WAIT_SECONDS)
             if future.cancel():
                 raise BusyError
             return future.result()
         finally:
             self._requests.release()
+
+    def running_and_waiting(self) -> tuple[int, int]:
+        """Return how many calls run, and how many wait for their turn."""
+        futures = self._futures.copy()  # at once: other threads add to it
+        running = [future.running() for future in futures]
+        waiting = [not (future.running() or future.done()) for future in futures]
+        return sum(running), sum(waiting)
 
 
 def hash_password(password: str) -> str:

@@ -39,12 +39,14 @@ class LimitReachedError(Exception):
     """A limit is reached.
 
     Attributes:
+        limit: its name.
         counts: what the limit counts, as in "too many wrong passwords".
         retry_after_seconds: until the window ends; at least 1.
     """
 
-    def __init__(self, counts: str, retry_after_seconds: int) -> None:
+    def __init__(self, limit: str, counts: str, retry_after_seconds: int) -> None:
         super().__init__(f"too many {counts}; wait {retry_after_seconds} s")
+        self.limit = limit
         self.counts = counts
         self.retry_after_seconds = retry_after_seconds
 
@@ -64,6 +66,7 @@ class Limit:
     """
 
     def __init__(self, name: str, rate: str, *key: int | str, counts: str = "requests") -> None:
+        self._name = name
         self._rate = limits.parse(rate)
         # A digest: the key may be a password that was typed into the field of the name.
         digest = hashlib.sha256(repr(key).encode(errors="surrogatepass")).hexdigest()[:32]
@@ -80,7 +83,7 @@ class Limit:
         """
         seconds = self.seconds_to_wait()
         if seconds:
-            raise LimitReachedError(self._counts, seconds)
+            raise LimitReachedError(self._name, self._counts, seconds)
 
     def charge(self) -> None:
         """Count one.
@@ -89,7 +92,7 @@ class Limit:
             LimitReachedError: the limit was reached before; nothing was counted.
         """
         if not self._counters.run(self._hit):
-            raise LimitReachedError(self._counts, max(1, self.seconds_to_wait()))
+            raise LimitReachedError(self._name, self._counts, max(1, self.seconds_to_wait()))
 
     def refund(self) -> None:
         """Take back what `charge` has counted, unless its window has ended."""
