@@ -1,5 +1,6 @@
-"""Metrics: what is counted, and the page for Prometheus."""
+"""Metrics: what is counted, the page for Prometheus, and the files in deployment/."""
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.error import URLError
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import argon2
@@ -32,9 +34,12 @@ from app.security import passwords, tokens
 from tests.conftest import CHEAP
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 from tests.test_asgi import ask, echo
-from tests.test_docs import rows
+from tests.test_docs import program, rows
 from tests.test_server import boot, until
 
+DASHBOARD = ROOT / "deployment" / "grafana" / "dashboard.json"
+VARIABLES = {"$job": "api", "$instance": ".*", "$__rate_interval": "5s"}
+PROMETHEUS = ROOT / "deployment" / "prometheus"
 DURATION = "microblog_http_request_duration_seconds"
 
 
@@ -364,7 +369,7 @@ def test_without_a_port_nothing_is_counted_and_the_library_is_not_imported(tmp_p
     assert metrics.current is None
 
 
-# -- docs/metrics.md -----------------------------------------------------------------
+# -- docs/metrics.md and deployment/ ---------------------------------------------------
 
 
 def all_metrics():
@@ -383,3 +388,121 @@ def test_the_table_of_metrics_is_complete():
         for name, type_, labels, _ in rows("metrics.md", "metric")
     ]
     assert sorted(told) == sorted(map(list, all_metrics()))
+
+
+def test_the_table_of_alerts_is_complete():
+    told = [name.strip("|` ") for name, _ in rows("metrics.md", "alert")]
+    assert told == re.findall(r"- alert: (\w+)", (PROMETHEUS / "alerts.yml").read_text())
+
+
+def test_the_dashboard_and_the_alerts_name_only_metrics_that_exist():
+    existing = set()
+    for name, type_, _ in all_metrics():
+        parts = ("_bucket", "_count", "_sum") if type_ == "histogram" else ("",)
+        existing.update(name + part for part in parts)
+    for file in (DASHBOARD, PROMETHEUS / "alerts.yml", PROMETHEUS / "alerts_test.yml"):
+        named = set(re.findall(r"\bmicroblog_\w+", file.read_text()))
+        assert named, file
+        assert named <= existing, file
+
+
+def expressions():
+    """Return the queries of the dashboard, as Grafana would send them."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    for panel in panels:
+        for target in panel["targets"]:
+            query = target["expr"]
+            for variable, value in VARIABLES.items():
+                query = query.replace(variable, value)
+            assert "$" not in query
+            yield panel["title"], query
+
+
+def test_no_panels_of_the_dashboard_overlap():
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    cells = [
+        (x, y)
+        for position in (panel["gridPos"] for panel in panels)
+        for x in range(position["x"], position["x"] + position["w"])
+        for y in range(position["y"], position["y"] + position["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert {x for x, _ in cells} == set(range(24))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "config", "prometheus.yml"],
+        ["check", "rules", "alerts.yml"],
+        ["test", "rules", "alerts_test.yml"],
+    ],
+)
+def test_promtool_accepts(arguments):
+    promtool(*arguments, cwd=PROMETHEUS)
+
+
+def test_promtool_accepts_the_page_and_gets_it_while_another_client_sends_nothing(counting):
+    counting.request("GET", "/nope")
+    until(lambda: DURATION in counting.page())
+    with socket.create_connection(("127.0.0.1", counting.metrics_port)):
+        promtool("check", "metrics", input=counting.page())
+
+
+def promtool(*arguments, **options):
+    done = subprocess.run(
+        [program("promtool"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        **options,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "lint" not in done.stdout
+
+
+def test_prometheus_reads_what_the_dashboard_shows(counting, tmp_path):
+    text = (PROMETHEUS / "prometheus.yml").read_text()
+    for theirs, here in [
+        ("127.0.0.1:9464", f"127.0.0.1:{counting.metrics_port}"),
+        ("scrape_interval: 15s", "scrape_interval: 1s"),
+        ("  - alerts.yml", f"  - {PROMETHEUS}/alerts.yml"),
+    ]:
+        assert theirs in text
+        text = text.replace(theirs, here)
+    (tmp_path / "prometheus.yml").write_text(text)
+    address = f"127.0.0.1:{free_port()}"
+    command = [
+        program("prometheus"),
+        f"--config.file={tmp_path}/prometheus.yml",
+        f"--storage.tsdb.path={tmp_path}/data",
+        f"--web.listen-address={address}",
+    ]
+
+    def ask_prometheus(query):
+        url = f"http://{address}/api/v1/query?{urlencode({'query': query})}"
+        with urlopen(url, timeout=20) as answer:
+            return [row["value"][1] for row in json.load(answer)["data"]["result"]]
+
+    def is_read():
+        counting.request("GET", "/api/users")
+        counting.request("POST", "/api/tokens", headers=basic("nobody"))
+        counting.request("GET", "/api/users", headers=bearer("garbage"))
+        with suppress(OSError):
+            return float((ask_prometheus(f"sum(rate({DURATION}_count[5s]))") or [0])[0])
+
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(is_read)
+            assert ask_prometheus('up{job="api"}') == ["1"]
+            assert ask_prometheus("microblog_processes") == ["2"]
+            shown = {title for title, query in expressions() if ask_prometheus(query)}
+        finally:
+            process.kill()
+    # Of these there may have been nothing to count.
+    assert {title for title, _ in expressions()} - shown <= {
+        "Database errors",
+        "Requests refused by a limit (429)",
+    }
