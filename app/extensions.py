@@ -2,9 +2,11 @@
 
 import os
 import select
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,9 +20,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.clock import clock_is_outdated, set_clock
+from app.clock import clock_is_outdated, monotonic_now, set_clock
 
 SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
+SQLITE_CHECK_SECONDS = 0.05  # between two looks whether the file is in its place
 SQLITE_MAPPED_BYTES = 2**30  # of the file; what is beyond is read as usual
 MOST_CONNECTIONS = 20  # of one process
 IN_MEMORY = {None, "", ":memory:"}  # SQLite databases that are no file
@@ -41,9 +44,16 @@ class Base(DeclarativeBase):
     )
 
 
+class Database(SQLAlchemy):
+    def create_all(self, bind_key: str | list[str | None] | None = "__all__") -> None:
+        """Create the tables, and the file of a SQLite database that has none."""
+        create_sqlite_file()
+        super().create_all(bind_key)
+
+
 # The response shows objects after the commit: reading them again would cost a
 # statement, and could fail after the data was stored.
-db = SQLAlchemy(model_class=Base, session_options={"expire_on_commit": False})
+db = Database(model_class=Base, session_options={"expire_on_commit": False})
 if TYPE_CHECKING:
     Model = Base  # a type checker needs a class that it can see
 else:
@@ -61,9 +71,12 @@ def init_app(app: Flask) -> None:
     migrate.init_app(app, db)
     with app.app_context():
         if url.get_backend_name() == "sqlite":
-            if url.database not in IN_MEMORY:
-                sa.event.listen(db.engine, "do_connect", create_sqlite_file)
             sa.event.listen(db.engine, "connect", configure_sqlite)
+            path = path_of_sqlite_file(url)
+            if path is not None:
+                file = SQLiteFile(path)
+                sa.event.listen(db.engine, "do_connect", file.connect)
+                sa.event.listen(db.engine, "checkout", file.check)
         else:
             sa.event.listen(db.engine, "do_connect", connect_to_postgresql)
             sa.event.listen(db.engine, "checkout", check_connection)
@@ -126,17 +139,128 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
     }
 
 
-def create_sqlite_file(
-    _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
-) -> None:
-    """Create the database for its owner only; SQLite gives its -wal and -shm the same mode."""
+def path_of_sqlite_file(url: sa.URL) -> str | None:
+    """Return the path of a SQLite database; `None` for any other, or one in memory."""
+    is_file = url.get_backend_name() == "sqlite" and url.database not in IN_MEMORY
+    return url.database if is_file and "uri" not in url.query else None  # file:app.db?mode=ro
+
+
+def create_sqlite_file() -> None:
+    """Create the file of a SQLite database that has none, for its owner only.
+
+    Called where tables are made, and nowhere else: a server whose file is gone must not
+    begin with an empty one. SQLite gives its -wal and -shm the same mode.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    path = path_of_sqlite_file(db.engine.url)
     # Never opens an existing file: to close it would drop the locks that SQLite holds
-    # on it for other threads of this process. If it cannot be created, SQLite says why.
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-    if parameters.get("uri"):  # file:app.db?mode=ro is no path
-        return
-    with _creating_file, suppress(OSError):
-        os.close(os.open(args[0], flags, mode=0o600))
+    # on it for other threads of this process.
+    with _creating_file:
+        if path is not None and not Path(path).exists():
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o600))
+
+
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from any other that has this path later; `None` without a file."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  a Path would double the cost
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class SQLiteFile:
+    """Notices that the file of a database has been deleted or replaced; SQLite does not.
+
+    SQLite goes on to read and write a deleted file for as long as it has it open.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._identity: tuple[int, int] | None = None
+        self._next_look = 0.0
+
+    def connect(
+        self, _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
+    ) -> "SQLiteConnection":
+        return SQLiteConnection(*args, **parameters)
+
+    def check(self, driver: "SQLiteConnection", _entry: ConnectionPoolEntry, _proxy: Any) -> None:
+        """Have the pool replace a connection to a file that is no longer in its place.
+
+        Looked at each time, the file would add 3 % to a request that checks a token. A
+        write is checked exactly, see `SQLiteConnection.commit`.
+        """
+        now = monotonic_now()
+        if now >= self._next_look or driver.identity != self._identity:
+            self._identity = identity_of(self._path)
+            self._next_look = now + SQLITE_CHECK_SECONDS
+            if driver.identity != self._identity:
+                raise sa.exc.DisconnectionError("the file has been deleted or replaced")
+
+
+class SQLiteConnection(sqlite3.Connection):
+    """A connection to a file that exists, which commits only while that is in its place.
+
+    Attributes:
+        identity: of the file.
+    """
+
+    def __init__(self, path: str, **options: Any) -> None:
+        """Open the file at `path`.
+
+        Raises:
+            sqlite3.OperationalError: it does not exist, or cannot be opened.
+        """
+        # Before it is opened: if it is replaced meanwhile, the next check notices.
+        self.identity = identity_of(path)
+        if self.identity is None:
+            text = f"there is no file {path}; put it back, or create it with `flask db upgrade`"
+            raise _unavailable(text, sqlite3.SQLITE_CANTOPEN)
+        self._files: list[tuple[str, tuple[int, int] | None]] = [(path, self.identity)]
+        super().__init__(f"{Path(path).as_uri()}?mode=rw", uri=True, **options)
+
+    def watch_companions(self) -> None:
+        """From now on, do not commit if the -wal or the -shm has been deleted, either.
+
+        Raises:
+            sqlite3.OperationalError: the file has been replaced while it was opened.
+        """
+        self.execute("SELECT 1 FROM sqlite_master").fetchone()  # has SQLite open them
+        path = os.path.realpath(self._files[0][0])
+        self._files += [(path + end, identity_of(path + end)) for end in ("-wal", "-shm")]
+        self._check_files()
+
+    def commit(self) -> None:
+        """Commit, if the file is in its place.
+
+        Raises:
+            sqlite3.OperationalError: it is not. Nothing is committed, or, if that happened
+                during the commit, into the file that has been deleted.
+        """
+        if not self.in_transaction:
+            return
+        try:
+            self._check_files()
+            super().commit()
+        except sqlite3.Error:
+            self.rollback()  # SQLAlchemy does not; the next user of the connection would commit
+            raise
+        self._check_files()
+
+    def _check_files(self) -> None:
+        for path, identity in self._files:
+            if identity_of(path) != identity:
+                text = f"{path} has been deleted or replaced"
+                raise _unavailable(text, sqlite3.SQLITE_READONLY_DBMOVED)
+
+
+def _unavailable(text: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode = code
+    return error
 
 
 def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
@@ -146,6 +270,8 @@ def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     # Read through the cache of the system: SQLite's own holds 2 MB, and is emptied by each
     # write of another connection.
     connection.execute(f"PRAGMA mmap_size = {SQLITE_MAPPED_BYTES}")
+    if isinstance(connection, SQLiteConnection):
+        connection.watch_companions()
 
 
 def check_connection(

@@ -11,7 +11,7 @@ from alembic.autogenerate.api import AutogenContext
 from flask import current_app
 from sqlalchemy.exc import DatabaseError
 
-from app.extensions import db, take_time
+from app.extensions import create_sqlite_file, db, take_time
 from app.models import columns
 
 WAIT_SECONDS = 60  # for a database container that starts at the same time
@@ -23,6 +23,11 @@ warnings.filterwarnings("ignore", message=".*expression-based index")
 
 def connect() -> sa.Connection:
     """Return a connection; wait up to `WAIT_SECONDS` for a database that does not answer yet."""
+    try:
+        create_sqlite_file()
+    except OSError as error:
+        reason = f"cannot create {error.filename}: {error.strerror}"
+        raise click.ClickException(reason) from None
     give_up = time.monotonic() + WAIT_SECONDS
     while True:
         try:

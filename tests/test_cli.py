@@ -303,6 +303,7 @@ def run_with(database_url, *args):
 @pytest.mark.slow
 @pytest.mark.parametrize("args", COMMANDS)
 def test_a_database_without_tables_is_one_line(empty_database, tmp_path, args):
+    (tmp_path / "new.db").touch()
     url = f"sqlite:///{tmp_path}/new.db"
     if empty_database.startswith("postgresql"):
         url = sa.make_url(empty_database).update_query_dict({"options": "-csearch_path=nowhere"})

@@ -616,10 +616,7 @@ def test_a_key_that_the_server_cannot_use_is_one_line(tmp_path):
 def test_a_database_that_cannot_be_opened_stops_the_start_with_the_reason():
     process = boot(DATABASE_URL="sqlite:////nowhere/app.db")
     assert process.returncode != 0
-    assert (
-        process.stderr
-        == "Error: cannot open sqlite:////nowhere/app.db: unable to open database file\n"
-    )
+    assert process.stderr == "Error: cannot create /nowhere/app.db: No such file or directory\n"
 
 
 def test_a_failing_migration_stops_the_start_with_the_reason(tmp_path):
