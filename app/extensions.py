@@ -25,6 +25,7 @@ from app.clock import clock_is_outdated, monotonic_now, set_clock
 SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
 SQLITE_CHECK_SECONDS = 0.05  # between two looks whether the file is in its place
 SQLITE_MAPPED_BYTES = 2**30  # of the file; what is beyond is read as usual
+SQLITE_WAL_BYTES = 64 * 2**20  # to which the -wal is cut; without long readers it has 4 MiB
 MOST_CONNECTIONS = 20  # of one process
 IN_MEMORY = {None, "", ":memory:"}  # SQLite databases that are no file
 
@@ -267,6 +268,7 @@ def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     connection.execute("PRAGMA journal_mode = WAL")  # readers and a writer do not wait
     connection.execute("PRAGMA synchronous = FULL")  # what was acknowledged survives a power cut
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA journal_size_limit = {SQLITE_WAL_BYTES}")
     # Read through the cache of the system: SQLite's own holds 2 MB, and is emptied by each
     # write of another connection.
     connection.execute(f"PRAGMA mmap_size = {SQLITE_MAPPED_BYTES}")

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import create_app, db
-from app.extensions import SQLITE_CHECK_SECONDS
+from app.extensions import SQLITE_CHECK_SECONDS, SQLITE_WAL_BYTES
 from tests.conftest import CHEAP
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
@@ -164,6 +164,24 @@ def test_a_commit_into_a_file_that_is_deleted_meanwhile_is_503(file_app, databas
     assert deleted
     assert not database.exists() or end
     assert register(client, "carol").status_code == 503
+
+
+def test_the_wal_that_a_long_reader_has_let_grow_is_cut_after_it_has_ended(file_app, database):
+    client = file_app.test_client()
+    wal = with_end(database, "-wal")
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute('SELECT id FROM "user"').fetchall()
+        with file_app.app_context(), db.engine.begin() as connection:
+            connection.execute(sa.text("CREATE TABLE filler (data)"))
+            fill = sa.text("INSERT INTO filler VALUES (zeroblob(:size))")
+            connection.execute(fill, {"size": SQLITE_WAL_BYTES})
+        for name in ("bob", "carol", "dave"):
+            assert register(client, name).status_code == 201
+        assert wal.stat().st_size > SQLITE_WAL_BYTES
+    assert register(client, "erin").status_code == 201  # empties the WAL
+    assert register(client, "frank").status_code == 201  # begins it anew
+    assert wal.stat().st_size <= SQLITE_WAL_BYTES
 
 
 def run_flask(database, *arguments):
