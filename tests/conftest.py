@@ -35,7 +35,7 @@ from app.models.lookup import select_once
 from app.security import rate_limits
 from config import Config, database_uri
 from tests.contract import ContractClient
-from tests.helpers import PASSWORD, ROOT, Server, assert_no_secret_in, passwords_seen
+from tests.helpers import PASSWORD, ROOT, Server, assert_no_secret_in, passwords_seen, register_user
 from tests.relay import Relay
 
 Flask.test_client_class = ContractClient
@@ -327,6 +327,28 @@ def is_full_scan(statement, plan):
     )
     page = r'FROM "?user"?\s+WHERE "?user"?.deactivated_at IS NULL ORDER BY "?user"?.id\s+LIMIT'
     return "Seq Scan on" in plan or (walks and not re.search(page, statement))
+
+
+@pytest.fixture
+def database(tmp_path):
+    """The path of the SQLite file that `file_app` uses."""
+    return tmp_path / "a 100%.db"  # a name that needs quoting in a URI
+
+
+@pytest.fixture
+def file_app(config_class, database):
+    """An application on its own SQLite file, with the user Susan."""
+    if not config_class.SQLALCHEMY_DATABASE_URI.startswith("sqlite"):
+        pytest.skip("is no SQLite")
+    uri = f"sqlite:///{database}"
+    app = create_app(type("FileConfig", (config_class,), {"SQLALCHEMY_DATABASE_URI": uri}))
+    with app.app_context():
+        flask_migrate.upgrade()
+    assert register_user(app.test_client(), "susan").status_code == 201
+    yield app
+    with app.app_context():
+        db.session.remove()
+        db.engine.dispose()
 
 
 @pytest.fixture

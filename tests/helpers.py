@@ -7,10 +7,11 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -151,6 +152,21 @@ def at_once(count, call):
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+def register_user(client, name):
+    """Return the response to the registration of a user."""
+    return client.post("/api/users", json=json_of(name))
+
+
+def json_of(name):
+    return {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+
+
+def usernames(path):
+    """Return the names of all users in a SQLite file."""
+    with closing(sqlite3.connect(path)) as connection:
+        return {name for (name,) in connection.execute('SELECT username FROM "user"')}
 
 
 def add_module_of_routes(directory, name):

@@ -11,47 +11,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import flask_migrate
 import pytest
 import sqlalchemy as sa
 
-from app import create_app, db
+from app import db
 from app.extensions import SQLITE_CHECK_SECONDS, SQLITE_WAL_BYTES
 from tests.conftest import CHEAP
-from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
+from tests.helpers import ROOT, Server, basic, bearer, json_of, register_user, usernames
 
 ENDS = ("", "-wal", "-shm")
 UNAVAILABLE = {
     "error": "Service Unavailable",
     "message": "the database does not answer; try again shortly",
 }
-
-
-@pytest.fixture
-def database(tmp_path):
-    """The path of the file that `file_app` uses."""
-    return tmp_path / "a 100%.db"  # a name that needs quoting in a URI
-
-
-@pytest.fixture
-def file_app(config_class, database):
-    uri = f"sqlite:///{database}"
-    app = create_app(type("FileConfig", (config_class,), {"SQLALCHEMY_DATABASE_URI": uri}))
-    with app.app_context():
-        flask_migrate.upgrade()
-    assert register(app.test_client(), "susan").status_code == 201
-    yield app
-    with app.app_context():
-        db.session.remove()
-        db.engine.dispose()
-
-
-def register(client, name):
-    return client.post("/api/users", json=json_of(name))
-
-
-def json_of(name):
-    return {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
 
 
 def with_end(path, end):
@@ -61,11 +33,6 @@ def with_end(path, end):
 def move(source, target, ends=ENDS):
     for end in ends:
         with_end(source, end).rename(with_end(target, end))
-
-
-def usernames(path):
-    with closing(sqlite3.connect(path)) as connection:
-        return {name for (name,) in connection.execute('SELECT username FROM "user"')}
 
 
 @pytest.mark.parametrize("ends", [("",), ENDS])
@@ -82,7 +49,7 @@ def test_without_its_file_every_request_is_503_until_it_is_put_back(
             answers = [
                 client.get("/api/users/me", headers=headers),
                 client.get("/api/users/me", headers=basic("susan")),
-                register(client, "bob"),
+                register_user(client, "bob"),
             ]
             assert [answer.status_code for answer in answers] == [503, 503, 503]
             assert all(answer.json == UNAVAILABLE for answer in answers)
@@ -90,7 +57,7 @@ def test_without_its_file_every_request_is_503_until_it_is_put_back(
         move(elsewhere, database, ends)
         answer = client.get("/api/users/me", headers=headers)
         assert (answer.status_code, answer.json["username"]) == (200, "susan")
-    assert register(client, "bob").status_code == 201
+    assert register_user(client, "bob").status_code == 201
     assert usernames(database) == {"susan", "bob"}
 
 
@@ -99,14 +66,14 @@ def test_a_database_that_replaces_another_is_used_without_a_restart(file_app, da
     with file_app.app_context():
         db.engine.dispose()  # the last connection empties the WAL, and deletes it
     shutil.copy(database, tmp_path / "copy.db")
-    assert register(client, "bob").status_code == 201
+    assert register_user(client, "bob").status_code == 201
     for end in ENDS:
         with_end(database, end).unlink(missing_ok=True)
     (tmp_path / "copy.db").rename(database)
     time.sleep(2 * SQLITE_CHECK_SECONDS)
     assert client.get("/api/users/me", headers=basic("bob")).status_code == 401
     assert client.get("/api/users/me", headers=basic("susan")).status_code == 200
-    assert register(client, "carol").status_code == 201
+    assert register_user(client, "carol").status_code == 201
     assert usernames(database) == {"susan", "carol"}
 
 
@@ -137,11 +104,11 @@ def test_nothing_is_committed_after_a_file_was_deleted(file_app, database, tmp_p
     with file_app.app_context():
         session = db.session
     sa.event.listen(session, "after_flush", delete, once=True)
-    answer = register(client, "bob")
+    answer = register_user(client, "bob")
     assert (answer.status_code, answer.json) == (503, UNAVAILABLE)
     lost.rename(with_end(database, end))
     assert client.get("/api/users/me", headers=basic("bob")).status_code == 401
-    assert register(client, "carol").status_code == 201
+    assert register_user(client, "carol").status_code == 201
     assert usernames(database) == {"susan", "carol"}
 
 
@@ -160,10 +127,10 @@ def test_a_commit_into_a_file_that_is_deleted_meanwhile_is_503(file_app, databas
 
     with file_app.app_context():
         sa.event.listen(db.engine, "checkout", watch)
-    assert register(client, "bob").status_code == 503
+    assert register_user(client, "bob").status_code == 503
     assert deleted
     assert not database.exists() or end
-    assert register(client, "carol").status_code == 503
+    assert register_user(client, "carol").status_code == 503
 
 
 def test_the_wal_that_a_long_reader_has_let_grow_is_cut_after_it_has_ended(file_app, database):
@@ -177,10 +144,10 @@ def test_the_wal_that_a_long_reader_has_let_grow_is_cut_after_it_has_ended(file_
             fill = sa.text("INSERT INTO filler VALUES (zeroblob(:size))")
             connection.execute(fill, {"size": SQLITE_WAL_BYTES})
         for name in ("bob", "carol", "dave"):
-            assert register(client, name).status_code == 201
+            assert register_user(client, name).status_code == 201
         assert wal.stat().st_size > SQLITE_WAL_BYTES
-    assert register(client, "erin").status_code == 201  # empties the WAL
-    assert register(client, "frank").status_code == 201  # begins it anew
+    assert register_user(client, "erin").status_code == 201  # empties the WAL
+    assert register_user(client, "frank").status_code == 201  # begins it anew
     assert wal.stat().st_size <= SQLITE_WAL_BYTES
 
 

@@ -1,8 +1,9 @@
-"""The commands `flask users`, `flask tokens` and `flask fake`, for the owner of the service."""
+"""The commands for the owner of the service: `flask users`, `flask tokens` and others."""
 
 from apiflask import APIFlask
 
 from app.cli import (
+    database,
     fake,
     fake_posts,  # noqa: F401  adds its command  # microblog
     tokens,
@@ -13,3 +14,5 @@ from app.cli import (
 def init_app(app: APIFlask) -> None:
     for module in (users, tokens, fake):
         app.cli.add_command(module.group)
+    for command in (database.backup, database.restore):
+        app.cli.add_command(command)

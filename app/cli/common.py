@@ -14,8 +14,8 @@ from app.models import User
 login = click.argument("user")
 
 
-class DatabaseGroup(AppGroup):
-    """A group of commands that say in one line that the database cannot be used."""
+class DatabaseCommand(click.Command):
+    """A command that says in one line that the database cannot be used."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -30,6 +30,10 @@ class DatabaseGroup(AppGroup):
             else:
                 raise
             raise click.ClickException(text) from None
+
+
+class DatabaseGroup(DatabaseCommand, AppGroup):
+    """A group of such commands."""
 
 
 def _lacks_a_table(error: sa.exc.SQLAlchemyError) -> bool:
