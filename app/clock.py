@@ -24,14 +24,15 @@ _steady_now = (
     else time.monotonic
 )
 
-_database_began: float | None = None  # the time of the database when `_steady_now` was 0
+_database_began = 0.0  # the time of the database when `_steady_now` was 0
 _read_again_at = 0.0
 
+# utc_now() is the time as an aware `datetime` in UTC. A partial, as every request reads the
+# clock several times, and SQLite needs nothing else. `set_clock` changes what it calls.
+utc_now = partial(datetime.now, UTC)
 
-def utc_now() -> datetime:
-    """Return the time as an aware `datetime` in UTC."""
-    if _database_began is None:
-        return datetime.now(UTC)
+
+def _database_now() -> datetime:
     return datetime.fromtimestamp(_database_began + _steady_now(), UTC)
 
 
@@ -51,6 +52,7 @@ def set_clock(database_time: datetime) -> None:
     now = _steady_now()
     _database_began = database_time.timestamp() - now
     _read_again_at = now + READ_EVERY_SECONDS
+    utc_now.__setstate__((_database_now, (), {}, {}))  # type: ignore[attr-defined]  # not in typeshed
 
 
 def seconds_ahead() -> float:

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.extensions import SQLITE_CHECK_SECONDS
+from sqlite_driver import CHECK_SECONDS
 from tests.conftest import CHEAP, TEST_DATABASE_URL
 from tests.helpers import ROOT, Server, basic, json_of, register_user, usernames
 
@@ -127,7 +127,7 @@ def test_a_backup_into_no_folder_is_one_line(flask, tmp_path):
 def test_a_backup_without_a_database_is_one_line_and_creates_nothing(flask, database, tmp_path):
     for end in ("", "-wal", "-shm"):
         database.with_name(database.name + end).unlink(missing_ok=True)
-    time.sleep(2 * SQLITE_CHECK_SECONDS)
+    time.sleep(2 * CHECK_SECONDS)
     output = flask("db-backup", tmp_path / "backup.db", fails=True)
     assert output.startswith("Error: cannot use the database: there is no file ")
     assert not list(tmp_path.iterdir())
@@ -243,7 +243,7 @@ def test_a_restore_puts_a_deleted_database_back(flask, file_app, database, backu
     register_user(client, "bob")
     for end in lost:
         database.with_name(database.name + end).unlink()
-    time.sleep(2 * SQLITE_CHECK_SECONDS)
+    time.sleep(2 * CHECK_SECONDS)
     assert client.get("/api/users/me", headers=basic("susan")).status_code == 503
     flask("db-restore", backup, "--yes")
     assert client.get("/api/users/me", headers=basic("bob")).status_code == 401

@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.extensions import SQLITE_CHECK_SECONDS, SQLITE_WAL_BYTES
+from app.extensions import SQLITE_WAL_BYTES
+from sqlite_driver import CHECK_SECONDS
 from tests.conftest import CHEAP
 from tests.helpers import ROOT, Server, basic, bearer, json_of, register_user, usernames
 
@@ -44,7 +45,7 @@ def test_without_its_file_every_request_is_503_until_it_is_put_back(
     elsewhere = tmp_path / "elsewhere.db"
     for _ in range(2):
         move(database, elsewhere, ends)
-        time.sleep(2 * SQLITE_CHECK_SECONDS)
+        time.sleep(2 * CHECK_SECONDS)
         for _ in range(3):
             answers = [
                 client.get("/api/users/me", headers=headers),
@@ -70,7 +71,7 @@ def test_a_database_that_replaces_another_is_used_without_a_restart(file_app, da
     for end in ENDS:
         with_end(database, end).unlink(missing_ok=True)
     (tmp_path / "copy.db").rename(database)
-    time.sleep(2 * SQLITE_CHECK_SECONDS)
+    time.sleep(2 * CHECK_SECONDS)
     assert client.get("/api/users/me", headers=basic("bob")).status_code == 401
     assert client.get("/api/users/me", headers=basic("susan")).status_code == 200
     assert register_user(client, "carol").status_code == 201
@@ -207,7 +208,7 @@ def test_a_server_under_load_survives_the_deletion_of_its_file(tmp_path):
         for _ in range(3):
             time.sleep(0.5)
             move(database, elsewhere)
-            time.sleep(2 * SQLITE_CHECK_SECONDS)
+            time.sleep(2 * CHECK_SECONDS)
             is_gone.set()
             time.sleep(0.5)
             assert not any(with_end(database, end).exists() for end in ENDS)
