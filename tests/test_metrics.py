@@ -28,6 +28,7 @@ import metrics_server
 from app import db
 from app.http import asgi, metrics
 from app.http.asgi import Bridge
+from app.http.draining import Draining
 from app.http.metrics import Metrics
 from app.models import lookup
 from app.security import passwords, tokens
@@ -166,7 +167,7 @@ def test_what_waits_and_what_is_in_use_is_read(app, client, alice, counted, monk
 
 
 def test_what_the_bridge_refuses_is_counted(counted, monkeypatch):
-    bridge = Bridge(echo, threads=1, largest_body=100)
+    bridge = Bridge(echo, threads=1, largest_body=100, draining=Draining())
     ask(bridge, method="GET", headers=[(b"x", b"x" * 17_000)])
     ask(bridge, method="BREW")
     ask(bridge, method="GET", path=b"/" + b"x" * 9000)
