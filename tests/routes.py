@@ -39,4 +39,6 @@ PUBLIC = {
     ("GET", "/docs"),
     ("GET", "/docs/<name>"),
     ("GET", "/openapi.json"),
+    ("GET", "/livez"),
+    ("GET", "/readyz"),
 }

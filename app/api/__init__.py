@@ -7,6 +7,7 @@ from app.api import (
     access_tokens,
     docs,
     following,  # microblog
+    health,
     posts,  # microblog
     tokens,
     users,
@@ -35,3 +36,4 @@ def init_app(app: APIFlask) -> None:
     ):
         app.register_blueprint(module.bp, url_prefix="/api")
     app.register_blueprint(docs.bp)
+    app.register_blueprint(health.bp)

@@ -2,9 +2,9 @@
 
 from flask import Flask
 
-from app.http import audit, body, errors, headers, logs, transactions
+from app.http import audit, body, errors, headers, health, logs, transactions
 
 
 def init_app(app: Flask) -> None:
-    for module in (headers, body, logs, audit, errors, transactions):
+    for module in (headers, body, logs, audit, errors, transactions, health):
         module.init_app(app)

@@ -26,6 +26,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from app.clock import utc_now
 from app.http import logs, metrics
 from app.http.draining import IS_STOPPING, Draining
+from app.http.headers import HEALTH_PATHS
 
 BODY_SECONDS = 20  # in which a client must send its body; less than the graceful limit
 LONGEST_TARGET = 8190  # bytes of a path with its query string
@@ -173,6 +174,8 @@ class Bridge:
         environ["CONTENT_LENGTH"] = str(len(body))
 
     async def _run(self, environ: Environ, start: float) -> Answer:
+        if environ["PATH_INFO"] in HEALTH_PATHS:  # not behind requests that wait for a database
+            return await asyncio.to_thread(self._answer, environ, start)
         if self._jobs.qsize() >= MOST_WAITING:
             raise _busy()
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -192,6 +195,11 @@ class Bridge:
                 answer = _failed()
             with suppress(RuntimeError):  # the loop is closed: the process ends
                 future.get_loop().call_soon_threadsafe(_settle, future, answer)
+
+    def _answer(self, environ: Environ, start: float) -> Answer:
+        answer = call(self._application, environ)
+        log_request(environ, answer, start)
+        return answer
 
 
 def _settle(future: asyncio.Future[Answer], answer: Answer) -> None:

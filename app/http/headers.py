@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS", "TRACE"}  # RFC 9110, 9.2.1: they change nothing
+HEALTH_PATHS = {"/livez", "/readyz"}
 
 # Unless the view has set them.
 _SECURITY_HEADERS = (
@@ -37,6 +38,17 @@ _CORS_MAX_AGE = 600  # seconds for which a browser keeps the answer to its prefl
 
 class Request(flask.Request):
     credential: Any = None  # what opened it, set by app.auth
+
+    _trusted_hosts: list[str] | None = None
+
+    @property
+    def trusted_hosts(self) -> list[str] | None:
+        """`TRUSTED_HOSTS`; none for checks of health, which come to the address of a machine."""
+        return None if self.path in HEALTH_PATHS else self._trusted_hosts
+
+    @trusted_hosts.setter
+    def trusted_hosts(self, names: list[str] | None) -> None:
+        self._trusted_hosts = names
 
     # Random; the response and the log lines of this request share it.
     id = environ_property[str](_REQUEST_ID)

@@ -252,6 +252,13 @@ class Counters:
                 return answer
         return ask(self._own)
 
+    def is_shared(self) -> bool | None:
+        """Return whether Redis answers; `None` if it is not configured."""
+        if self._shared is None:
+            return None
+        self.run(lambda counter: counter.storage.get("health"))
+        return not self._is_silent
+
     def _pause(self, error: redis.RedisError) -> None:
         self._ask_again_at = monotonic_now() + REDIS_PAUSE_SECONDS
         if not self._is_silent:
