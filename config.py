@@ -34,7 +34,33 @@ D = TypeVar("D", int, None)
 load_dotenv(BASE_DIR / ".env")
 load_dotenv(BASE_DIR / ".flaskenv")
 
-env = Env(eager=False)  # collects every mistake; Config.check() reports them together
+# What may stand in a file, for secrets of systemd, Docker and Kubernetes: NAME_FILE is its path.
+IN_FILES = frozenset({"DATABASE_URL", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "REDIS_URL"})
+
+
+class EnvOrFile(Env):
+    # environs.FileAwareEnv ends the import if a file cannot be read.
+    def _get_value(self, env_key: str, default: Any) -> Any:
+        """Return the variable, or the contents of the file that `env_key`_FILE names."""
+        name = f"{env_key}_FILE"
+        path = file_path(os.environ.get(name, "")) if env_key in IN_FILES else None
+        if path is None:
+            return super()._get_value(env_key, default)
+        if os.environ.get(env_key):
+            self._errors[name].append(f"is set, and so is {env_key}; set one of them")
+            return default
+        try:
+            text = path.read_text().strip()
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text"
+            self._errors[name].append(f"cannot read {path}: {reason}")
+            return default
+        if not text:
+            self._errors[name].append(f"{path} is empty")
+        return text or default
+
+
+env = EnvOrFile(eager=False)  # collects every mistake; Config.check() reports them together
 for parser in (app_name, avatars, database_uri, file_path, origins, rate_limit, redis_url):
     env.add_parser(parser.__name__, parser)
 
@@ -194,9 +220,10 @@ def misspelled() -> dict[str, str]:
 
     A variable that is merely unknown is not among them.
     """
+    known = SETTINGS | {f"{name}_FILE" for name in IN_FILES}
     similar = {
-        name: difflib.get_close_matches(name, SETTINGS, n=1, cutoff=MISSPELLED)
-        for name in os.environ.keys() - SETTINGS
+        name: difflib.get_close_matches(name, known, n=1, cutoff=MISSPELLED)
+        for name in os.environ.keys() - known
     }
     return {name: found[0] for name, found in sorted(similar.items()) if found}
 

@@ -14,6 +14,7 @@ for line in (Path(__file__).parent.parent / ".env.example").read_text().splitlin
     name, equals, _ = line.removeprefix("# ").partition("=")
     if equals and name.isupper():
         os.environ.pop(name, None)
+        os.environ.pop(f"{name}_FILE", None)
 os.environ.pop("FLASK_DEBUG", None)
 
 import json

@@ -15,6 +15,7 @@ from marshmallow import ValidationError
 from app import create_app
 from config import (
     BASE_DIR,
+    IN_FILES,
     SETTINGS,
     ConfigError,
     database_uri,
@@ -195,6 +196,7 @@ def test_every_command_says_what_is_wrong_with_a_setting(command):
         ("DATABASE_URI", "DATABASE_URL"),
         ("DATABASEURL", "DATABASE_URL"),
         ("SECRETKEY", "SECRET_KEY"),
+        ("SECRETKEY_FILE", "SECRET_KEY_FILE"),
         ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
         ("WEB_THREAD", "WEB_THREADS"),
         ("TRUSTED_HOST", "TRUSTED_HOSTS"),
@@ -224,7 +226,7 @@ ORDINARY = """
 
 
 def test_an_ordinary_variable_is_not_taken_for_a_misspelled_setting(monkeypatch):
-    for name in [*ORDINARY, *SETTINGS]:
+    for name in [*ORDINARY, *SETTINGS, *(f"{name}_FILE" for name in IN_FILES)]:
         monkeypatch.setenv(name, "5")
     assert misspelled() == {}
 
@@ -297,6 +299,54 @@ def test_no_secret_key_is_generated_on_postgresql(tmp_path):
     with pytest.raises(ConfigError, match="SECRET_KEY: must be set"):
         secret_key_of_instance("postgresql://h/d", str(tmp_path / "instance"))
     assert not (tmp_path / "instance").exists()
+
+
+def test_secrets_can_be_read_from_files(tmp_path):
+    secrets = {
+        "DATABASE_URL": "postgresql://u:p@h/d",
+        "SECRET_KEY": "the key",
+        "SECRET_KEY_FALLBACKS": "one,two",
+        "REDIS_URL": "redis://h/1",
+    }
+    for name, text in secrets.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    code = """
+from config import Config as c
+c.check()
+print(c.SQLALCHEMY_DATABASE_URI, c.SECRET_KEY, c.SECRET_KEY_FALLBACKS, c.REDIS_URL, sep="|")
+"""
+    files = {f"{name}_FILE": str(tmp_path / name) for name in secrets}
+    expected = "postgresql+psycopg://u:p@h/d|the key|('one', 'two')|redis://h/1\n"
+    assert python(code, **files).stdout == expected
+    # An empty variable, as compose files pass it, is no variable.
+    assert python(code, **files, **dict.fromkeys(secrets, "")).stdout == expected
+
+
+def test_a_file_of_a_secret_that_cannot_be_used_stops_the_start(tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    process = python(
+        "import microblog_api",
+        DATABASE_URL_FILE=str(tmp_path / "nowhere"),
+        SECRET_KEY_FILE=str(tmp_path / "empty"),
+        SECRET_KEY_FALLBACKS_FILE=str(tmp_path / "binary"),
+        REDIS_URL_FILE=str(tmp_path / "nowhere"),
+        REDIS_URL="redis://h/1",
+    )
+    assert process.returncode == 1
+    assert sorted(process.stderr.splitlines()) == [
+        f"DATABASE_URL_FILE: cannot read {tmp_path}/nowhere: No such file or directory",
+        "REDIS_URL_FILE: is set, and so is REDIS_URL; set one of them",
+        f"SECRET_KEY_FALLBACKS_FILE: cannot read {tmp_path}/binary: not a text",
+        f"SECRET_KEY_FILE: {tmp_path}/empty is empty",
+    ]
+
+
+def test_the_path_of_a_key_is_not_taken_for_a_file_with_a_path(tmp_path):
+    # Its contents would be the path, which an error shows.
+    (tmp_path / "key.pem").write_text("a private key")
+    code = "from config import Config as c; c.check(); print(c.TLS_KEY)"
+    assert python(code, TLS_KEY_FILE=str(tmp_path / "key.pem")).stdout == "None\n"
 
 
 def test_secret_key_fallbacks_is_a_comma_separated_list():
