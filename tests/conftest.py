@@ -35,6 +35,7 @@ from app.models import Total, lookup
 from app.models.lookup import select_once
 from app.security import rate_limits
 from config import Config, database_uri
+from tests.containers import Podman
 from tests.contract import ContractClient
 from tests.helpers import PASSWORD, ROOT, Server, assert_no_secret_in, passwords_seen, register_user
 from tests.relay import Relay
@@ -53,14 +54,8 @@ def pytest_report_header():
 
 # Fixtures that start a process; a test that uses one takes seconds.
 SLOW_FIXTURES = {
-    "server",
-    "server_with",
-    "new_server",
-    "two_workers",
-    "proxied",
-    "boot",
-    "redis",
-    "counting",
+    *("server", "server_with", "new_server", "two_workers", "proxied", "boot", "redis"),
+    *("counting", "podman", "machine"),
 }
 
 
@@ -400,6 +395,17 @@ def new_server(tmp_path):
         DATABASE_URL=uri, SECRET_KEY="of the tests, long enough for no warning", **CHEAP
     ) as new:
         yield new
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory):
+    """Podman, with the image of the Dockerfile."""
+    podman = Podman(tmp_path_factory.mktemp("podman"))
+    try:
+        podman.build()
+        yield podman
+    finally:
+        podman.close()
 
 
 @pytest.fixture

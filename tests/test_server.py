@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.security import tokens
 from config import database_uri
 from tests.conftest import TEST_DATABASE_URL
-from tests.helpers import PASSWORD, ROOT, Server, at_once, basic, bearer
+from tests.helpers import PASSWORD, ROOT, Server, at_once, basic, bearer, until
 
 pytestmark = pytest.mark.slow
 
@@ -348,13 +348,6 @@ def two_workers(tmp_path):
     with Server(DATABASE_URL=uri, **settings) as server:
         until(lambda: len(server.workers()) == 2)
         yield server
-
-
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_a_process_that_dies_is_replaced(two_workers):
