@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT, Server, until
-from tests.services import program
+from tests.services import children, program
 
 DEBIAN, MIRROR = "trixie", "http://deb.debian.org/debian"  # its Python is 3.13
-PACKAGES = "ca-certificates,python3-venv"
+PACKAGES = "ca-certificates,dbus,python3-venv,systemd"
 BASE = re.search("^FROM (.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "microblog-api"
 IMAGE = "localhost/microblog-api"
@@ -35,7 +35,7 @@ events_logger = "file"
 
 def archive_of_base():
     """Return the path of a tar archive: Debian with Python, made once."""
-    archive = CACHE / f"{DEBIAN}.tar"
+    archive = CACHE / f"{DEBIAN},{PACKAGES}.tar"
     if archive.exists():
         return archive
     debootstrap = program("debootstrap")
@@ -163,3 +163,71 @@ class Podman:
         for folder, _, _ in os.walk(self.cgroup, topdown=False):
             Path(folder).rmdir()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Machine:
+    """A machine that has booted systemd, with the files of the image and no network.
+
+    Args:
+        podman: has built the image.
+    """
+
+    BOOT = """
+        cd "$1" && mount --bind . . && cd "$1"
+        mount -t proc proc proc
+        mount -t sysfs -o ro sysfs sys
+        mount -t cgroup2 cgroup2 sys/fs/cgroup
+        for folder in dev run tmp; do mount -t tmpfs tmpfs $folder; done
+        for name in null zero full random urandom tty; do
+            touch dev/$name
+            mount --bind /dev/$name dev/$name
+        done
+        mkdir dev/shm dev/pts
+        mount -t tmpfs tmpfs dev/shm
+        mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+        ln -s pts/ptmx dev/ptmx
+        ln -s /proc/self/fd dev/fd
+        pivot_root . mnt
+        umount -l /mnt
+        mount --make-rshared /  # as systemd does itself, except in a container
+        exec env -i container=test PATH=/usr/sbin:/usr/bin /lib/systemd/systemd --unit=basic.target
+    """
+
+    def __init__(self, podman):
+        name = podman("create", "--no-healthcheck", IMAGE).stdout.strip()
+        root = podman("mount", name).stdout.strip()
+        namespaces = ["--mount", "--cgroup", "--pid", "--net", "--propagation=private"]
+        self.process = subprocess.Popen(
+            [
+                *podman.in_cgroup(),
+                *("nsenter", f"--target={podman.process.pid}", "--mount"),
+                *("unshare", *namespaces, "--fork", "--kill-child"),
+                *("sh", "-ec", self.BOOT, "-", root),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        until(lambda: children(self.process.pid))
+        (self.pid, *_) = children(self.process.pid)
+        state = ("systemctl", "is-system-running")
+        # "degraded": a container loads no modules of the kernel.
+        until(lambda: self(*state, check=False).stdout in {"running\n", "degraded\n"})
+
+    def __call__(self, *words, check=True):
+        """Run a command on the machine, as root; return the finished process."""
+        namespaces = ["--mount", "--cgroup", "--pid", "--net"]
+        process = subprocess.run(
+            ["nsenter", f"--target={self.pid}", *namespaces, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert not check or process.returncode == 0, f"{words}: {process.stdout}{process.stderr}"
+        return process
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()

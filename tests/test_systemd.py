@@ -1,0 +1,120 @@
+"""The units in deployment/systemd, on a machine of their own that has booted systemd."""
+
+import re
+import subprocess
+
+import pytest
+
+from tests.containers import Machine
+from tests.helpers import ROOT, until
+from tests.services import program
+from tests.sessions import blocks
+
+UNITS = ROOT / "deployment" / "systemd"
+SERVICE = "microblog-api.service"
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
+# Until server.py takes the socket of systemd, and says when it is ready.
+AWARE = "LISTEN_FDS" in (ROOT / "server.py").read_text()
+PORT = 5000 if AWARE else 5001
+
+
+@pytest.mark.slow
+def test_the_service_may_do_little():
+    analyze = [program("systemd-analyze"), "security", "--offline=true", "--no-pager"]
+    # Its exposure, from 0 to 100; a service without restrictions has 96.
+    process = subprocess.run(
+        [*analyze, "--threshold=20", UNITS / SERVICE], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stdout
+
+
+@pytest.fixture(scope="module")
+def machine(podman):
+    """A machine on which the service runs, installed as docs/deployment.md says."""
+    machine = Machine(podman)
+    try:
+        # What the page does with Git and pip, the image has done.
+        machine("ln", "-s", "/srv/microblog", "/opt/microblog-api")
+        machine("ln", "-s", "/opt/venv", "/srv/microblog/.venv")
+        (install,) = [block for block in blocks(PAGE, "sh") if "systemctl enable" in block]
+        if not AWARE:
+            install = install.replace(
+                "systemctl daemon-reload",
+                f"mkdir /etc/systemd/system/{SERVICE}.d\n"
+                f"printf '[Service]\\nType=exec\\nEnvironment=PORT={PORT}'"
+                f" > /etc/systemd/system/{SERVICE}.d/x.conf\nsystemctl daemon-reload",
+            )
+        done = machine("sh", "-ec", f"cd /opt/microblog-api\n{install}", check=False)
+        assert done.returncode == 0, machine("journalctl", f"--unit={SERVICE}").stdout
+        yield machine
+    finally:
+        machine.close()
+
+
+def status(machine):
+    """Return the status that a request gets which needs a token; 0 without a connection."""
+    code = f"""if True:
+        import http.client
+        connection = http.client.HTTPConnection("127.0.0.1", {PORT}, timeout=60)
+        connection.request("GET", "/api/users", headers={{"Host": "api.example.com"}})
+        print(connection.getresponse().status)
+    """
+    if not AWARE:
+        until(lambda: machine("python3", "-c", code, check=False).returncode == 0)
+    return int(machine("python3", "-c", code).stdout)
+
+
+def show(machine, *names):
+    """Return properties of the service."""
+    said = machine("systemctl", "show", f"--property={','.join(names)}", SERVICE).stdout
+    return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def test_the_units_are_valid(machine):
+    paths = [f"/etc/systemd/system/{unit.name}" for unit in UNITS.iterdir()]
+    assert machine("systemd-analyze", "verify", *paths).stderr == ""
+
+
+def test_the_service_serves_in_its_sandbox(machine):
+    assert status(machine) == 401
+    files = machine("ls", "-l", "/var/lib/microblog-api").stdout
+    assert re.search(r"^-rw------- 1 microblog-api .* app\.db$", files, re.MULTILINE)
+    assert machine("ls", "-A", "/srv/microblog/instance").stdout == ""  # no key was made
+    may = machine("cat", f"/proc/{show(machine, 'MainPID')['MainPID']}/status").stdout
+    assert re.search(r"^Seccomp:\t2$", may, re.MULTILINE)
+    assert re.search(r"^CapBnd:\t0+$", may, re.MULTILINE)
+    assert re.search(r"^NoNewPrivs:\t1$", may, re.MULTILINE)
+
+
+def test_a_command_of_the_operator_has_the_settings_of_the_service(machine):
+    (command,) = [block for block in blocks(PAGE, "sh") if "flask -e" in block]
+    command = command.replace("sudo ", "env ")
+    create = command.strip().replace("users list", "users create alice alice@example.com")
+    machine("sh", "-ec", f"{create} <<END\ncorrect horse battery\nEND")
+    assert "alice@example.com" in machine("sh", "-ec", command).stdout
+    assert status(machine) == 401  # root has left no file that the service cannot open
+
+
+def test_a_restart_refuses_no_connection(machine):
+    machine("systemctl", "restart", "--no-block", SERVICE)
+    assert status(machine) == 401
+
+
+def test_a_reload_replaces_the_processes(machine):
+    before = show(machine, "MainPID")
+    machine("systemctl", "reload", SERVICE)
+    assert status(machine) == 401
+    assert show(machine, "MainPID") == before
+
+
+def test_a_server_that_is_killed_is_started_again(machine):
+    before = show(machine, "MainPID")["MainPID"]
+    machine("systemctl", "kill", "--signal=KILL", SERVICE)
+    until(lambda: show(machine, "MainPID")["MainPID"] not in {before, "0"}, seconds=30)
+    assert status(machine) == 401
+
+
+def test_a_stop_ends_with_status_0(machine):
+    machine("systemctl", "stop", SERVICE)
+    ended = show(machine, "Result", "ExecMainStatus")
+    assert ended == {"Result": "success", "ExecMainStatus": "0"}
