@@ -28,7 +28,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 MIX = {
     "whose token (`GET /api/users/me`)": 0.85,
     "a page of 10 (`GET /api/users`)": 0.10,
-    "a write (`POST /api/posts`)": 0.045,
+    "a write (`PUT /api/users/1`)": 0.045,
     "a log in (`POST /api/tokens`)": 0.005,
 }
 RATES = [1_000, 10_000, 100_000]
@@ -83,7 +83,7 @@ def requests_with(token):
     with_body = with_token | {"Content-Type": "application/json"}
     yield "GET", "/api/users/me", with_token, None
     yield "GET", "/api/users", with_token, None
-    yield "POST", "/api/posts", with_body, '{"body": "A short post"}'
+    yield "PUT", "/api/users/1", with_body, '{"about_me": "Down the rabbit hole"}'
     yield "POST", "/api/tokens", basic("user0"), None
 
 

@@ -22,7 +22,14 @@ LEFT_OUT = (
     "the_session_in_the_readme",  # installs a virtual environment
     "schemathesis",
     "test_10000_guesses",
+    "test_clock",
+    "test_draining",
     "test_faults",
+    "test_image",
+    "test_proxies",
+    "test_slow_clients",
+    "test_systemd",
+    "test_upgrade",
 )
 
 
