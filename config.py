@@ -27,6 +27,7 @@ from config_parsers import (
     origins,
     rate_limit,
     redis_url,
+    replica_uri,
 )
 
 D = TypeVar("D", int, None)
@@ -35,7 +36,9 @@ load_dotenv(BASE_DIR / ".env")
 load_dotenv(BASE_DIR / ".flaskenv")
 
 # What may stand in a file, for secrets of systemd, Docker and Kubernetes: NAME_FILE is its path.
-IN_FILES = frozenset({"DATABASE_URL", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "REDIS_URL"})
+IN_FILES = frozenset(
+    {"DATABASE_URL", "DATABASE_REPLICA_URL", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "REDIS_URL"}
+)
 
 
 class EnvOrFile(Env):
@@ -61,7 +64,16 @@ class EnvOrFile(Env):
 
 
 env = EnvOrFile(eager=False)  # collects every mistake; Config.check() reports them together
-for parser in (app_name, avatars, database_uri, file_path, origins, rate_limit, redis_url):
+for parser in (
+    app_name,
+    avatars,
+    database_uri,
+    file_path,
+    origins,
+    rate_limit,
+    redis_url,
+    replica_uri,
+):
     env.add_parser(parser.__name__, parser)
 
 # How similar to a setting a name must be to be reported as a misspelling, from 0 to 1.
@@ -167,6 +179,9 @@ class Config:
         "DATABASE_URL", database_uri(DEFAULT_DATABASE_URL)
     )
 
+    # A standby of that database, which answers pages and lists; None: the primary does.
+    DATABASE_REPLICA_URL: str | None = env.replica_uri("DATABASE_REPLICA_URL", None)
+
     # None: generated at the first start and stored in instance/secret_key (SQLite only).
     SECRET_KEY: str | None = env.str("SECRET_KEY", "") or None
     # Former keys, whose login tokens still work while the key is rotated.
@@ -238,3 +253,5 @@ try:
 except EnvValidationError as error:
     texts = cast("dict[str, list[str]]", error.error_messages)
     mistakes = {name: " ".join(several) for name, several in texts.items()}
+if Config.DATABASE_REPLICA_URL and Config.SQLALCHEMY_DATABASE_URI.startswith("sqlite"):
+    mistakes["DATABASE_REPLICA_URL"] = "must not be set with SQLite: DATABASE_URL is no PostgreSQL"

@@ -115,6 +115,24 @@ def _checked(url: sa.URL) -> sa.URL:
     return url.set(query={"target_session_attrs": "read-write"} | dict(url.query))
 
 
+def replica_uri(text: str) -> str | None:
+    """Return the URL of a PostgreSQL standby as `database_uri` does, or `None` for an empty text.
+
+    Raises:
+        ValidationError: no PostgreSQL URL, or one of several hosts: its lag is measured on
+            one connection, and must be that of all.
+    """
+    if not text:
+        return None
+    url = _parsed(text)
+    if url is None or url.drivername not in POSTGRESQL:
+        raise ValidationError("must look like postgresql://user:password@host/database")
+    url = _checked(url.set(drivername="postgresql+psycopg"))
+    if "target_session_attrs" in url.query:
+        raise ValidationError("must name one host, and no target_session_attrs")
+    return url.render_as_string(hide_password=False)
+
+
 def is_in_memory(url: sa.URL) -> bool:
     """Return whether this is a SQLite database in memory, which one process has for itself."""
     return url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}

@@ -25,7 +25,11 @@ from sqlite_driver import SQLiteConnection, SQLiteFile
 SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
 SQLITE_MAPPED_BYTES = 2**30  # of the file; what is beyond is read as usual
 SQLITE_WAL_BYTES = 64 * 2**20  # to which the -wal is cut; without long readers it has 4 MiB
-MOST_CONNECTIONS = 20  # of one process
+MOST_CONNECTIONS = 20  # of one process, to the primary and to the replica each
+REPLICA = "replica"  # its key in `db.engines`
+# Execution options of a SELECT that must never be answered by the replica.
+PRIMARY = {"primary": True}
+REPLICA_SECONDS = 1  # for an answer or a free connection; then the primary is asked
 IN_MEMORY = {None, "", ":memory:"}  # SQLite databases that are no file
 
 _creating_file = Lock()
@@ -67,6 +71,15 @@ def init_app(app: Flask) -> None:
     app.config.setdefault(
         "SQLALCHEMY_ENGINE_OPTIONS", engine_options(url, app.config["WEB_THREADS"])
     )
+    replica = app.config["DATABASE_REPLICA_URL"]
+    if replica is not None:
+        options = engine_options(
+            sa.make_url(replica),
+            app.config["WEB_THREADS"],
+            connect_seconds=2,  # the least that Psycopg takes
+        )
+        bind = options | {"url": replica, "pool_timeout": REPLICA_SECONDS}
+        app.config["SQLALCHEMY_BINDS"] = app.config.get("SQLALCHEMY_BINDS", {}) | {REPLICA: bind}
     db.init_app(app)
     migrate.init_app(app, db)
     with app.app_context():
@@ -81,6 +94,9 @@ def init_app(app: Flask) -> None:
             sa.event.listen(db.engine, "do_connect", connect_to_postgresql)
             sa.event.listen(db.engine, "checkout", check_connection)
             sa.event.listen(db.engine, "handle_error", leave_read_only_server)
+        if replica is not None:
+            sa.event.listen(db.engines[REPLICA], "do_connect", connect_to_replica)
+            sa.event.listen(db.engines[REPLICA], "checkout", check_connection)
 
 
 def insert(model: type[Base]) -> Any:
@@ -96,12 +112,13 @@ def rows_changed(statement: sa.UpdateBase) -> int:
     return cast("sa.CursorResult[Any]", result).rowcount
 
 
-def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
+def engine_options(url: sa.URL, threads: int, connect_seconds: int = 3) -> dict[str, Any]:
     """Return keyword arguments of `sqlalchemy.create_engine` for the database at `url`.
 
     Args:
         url: of a SQLite or PostgreSQL database.
         threads: how many threads one process has.
+        connect_seconds: to wait for each host of PostgreSQL.
     """
     # A logged statement must not contain e-mail addresses and hashes.
     options: dict[str, Any] = {"hide_parameters": True}
@@ -117,7 +134,7 @@ def engine_options(url: sa.URL, threads: int) -> dict[str, Any]:
             return options  # Flask-SQLAlchemy has all threads share one connection (StaticPool)
     else:
         connect_args = {
-            "connect_timeout": 3,  # seconds
+            "connect_timeout": connect_seconds,
             # Prepared statements fail after a change of the schema, until they are
             # prepared again. Only the look-up of a token is: it is repeated then.
             "prepare_threshold": 2**31,  # executions; with `None`, nothing is ever prepared
@@ -188,7 +205,7 @@ def check_connection(
         return
     if driver.closed or driver.has_unread_data():
         raise sa.exc.DisconnectionError("the server has ended the connection")
-    if clock_is_outdated():
+    if driver.tells_time and clock_is_outdated():
         try:
             read_clock(driver)
         except psycopg.OperationalError as error:
@@ -219,10 +236,12 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
 
     Attributes:
         answer_seconds: how long a statement may take; `None` for no limit.
+        tells_time: whether the clock is set by that of its server.
         is_new: whether the pool has not handed it out yet.
     """
 
     answer_seconds: float | None = 10
+    tells_time = True
     is_new = True
 
     @cached_property
@@ -252,6 +271,11 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
             raise
 
 
+class ReplicaConnection(PostgreSQLConnection):
+    answer_seconds = REPLICA_SECONDS
+    tells_time = False
+
+
 def take_time(connection: sa.Connection) -> None:
     """Remove the statement timeout of this connection (for commands and migrations)."""
     if connection.dialect.name == "postgresql":
@@ -276,17 +300,28 @@ def without_waiting(connection: sa.Connection) -> Iterator[None]:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {SQLITE_WAIT_SECONDS * 1000}")
 
 
+def connect_to_replica(
+    _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
+) -> PostgreSQLConnection:
+    return _connect(ReplicaConnection, args, parameters)
+
+
 def connect_to_postgresql(
     _dialect: sa.Dialect, _entry: ConnectionPoolEntry, args: Any, parameters: Any
 ) -> PostgreSQLConnection:
-    connection = PostgreSQLConnection.connect(*args, **parameters)
+    return _connect(PostgreSQLConnection, args, parameters)
+
+
+def _connect(kind: type[PostgreSQLConnection], args: Any, parameters: Any) -> PostgreSQLConnection:
+    connection = kind.connect(*args, **parameters)
     connection.autocommit = True
     # Times are read in UTC.
     row: Any = connection.execute(
         "SELECT pg_backend_pid(), clock_timestamp() FROM set_config('TimeZone', 'UTC', false)"
     ).fetchone()
     connection.autocommit = False
-    set_clock(row[1])
+    if connection.tells_time:
+        set_clock(row[1])
     if row[0] != connection.info.backend_pid:
         # Behind a pooler such as PgBouncer, which tells each client a number of its own. A
         # statement that one session has prepared may be executed in that of another client.

@@ -4,6 +4,7 @@
     python -m benchmarks.faults restart [20]        crashes of PostgreSQL under load
     python -m benchmarks.faults pgbouncer [5000]    requests through PgBouncer, writes alone
     python -m benchmarks.faults pgbouncer-mixed [5000]    the same with reads
+    python -m benchmarks.faults replica [2]         a replica that is frozen, paused and killed
 
 Starts PostgreSQL, and two servers of the API on it, as two machines would be. Prints how
 many answers had which status (400 is the answer to a name that is taken), how many requests had
@@ -202,6 +203,31 @@ def pgbouncer(requests, readers=0, **settings):
         return load
 
 
+def replica(count):
+    """Freeze, pause and kill the replica `count` times each; return the load."""
+    with (
+        PostgreSQL() as primary,
+        PostgreSQL(primary=primary) as standby,
+        servers_on(primary.url, DATABASE_REPLICA_URL=standby.url) as servers,
+    ):
+        faults = [
+            (standby.freeze, standby.thaw),
+            (
+                lambda: standby.execute("SELECT pg_wal_replay_pause()"),
+                lambda: standby.execute("SELECT pg_wal_replay_resume()"),
+            ),
+            (standby.kill, standby.start),
+        ]
+        with Load(servers, primary) as load:
+            for begin, end in faults * count:
+                time.sleep(3)  # for which the replica is used
+                begin()
+                time.sleep(7)  # longer than it may lag
+                end()
+                time.sleep(5)  # until it is asked again
+        return load
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     faults = {
@@ -209,6 +235,7 @@ def main():
         "restart": (restart, 20),
         "pgbouncer": (pgbouncer, 5000),
         "pgbouncer-mixed": (lambda count: pgbouncer(count, readers=READERS), 5000),
+        "replica": (replica, 2),
     }
     parser.add_argument("fault", choices=faults)
     parser.add_argument("count", type=int, nargs="?")

@@ -42,7 +42,8 @@ class Clients:
         self._context.check_hostname = False  # it is asked by its address
         self._done = threading.Event()
         self._threads = [
-            threading.Thread(target=self._run, args=(number,)) for number in range(READERS + WRITERS)
+            threading.Thread(target=self._run, args=(number,))
+            for number in range(READERS + WRITERS)
         ]
 
     def __enter__(self):

@@ -121,6 +121,11 @@ def test_the_processes_share_the_cores_for_hashing():
         ("DATABASE_URL", "postgresql:///app?host=a,b&port=1", "after each host"),
         ("DATABASE_URL", "postgresql://a:1,/app", "both sides of each comma"),
         ("DATABASE_URL", "postgresql://localhost/app?prepare_threshold=0", "prepare_threshold"),
+        ("DATABASE_REPLICA_URL", "sqlite:///app.db", "postgresql://"),
+        ("DATABASE_REPLICA_URL", "localhost", "postgresql://"),
+        ("DATABASE_REPLICA_URL", "postgresql://a,b/app", "one host"),
+        ("DATABASE_REPLICA_URL", "postgresql://localhost:x/app", "port from 1 to 65535"),
+        ("DATABASE_REPLICA_URL", "postgresql://localhost/app", "must not be set with SQLite"),
     ],
 )
 def test_an_invalid_setting_is_named_with_what_it_must_look_like(monkeypatch, name, value, hint):

@@ -8,6 +8,7 @@ from app.api.schemas import PageQuery, UserCollection, collection
 from app.auth import any_auth
 from app.extensions import db
 from app.http.errors import found
+from app.http.replica import may_read_replica
 from app.models import Follow, User
 from app.models.follow import FollowsOneselfError
 
@@ -18,6 +19,7 @@ bp = APIBlueprint(
 
 @bp.get("/users/<int:id>/followers")
 @bp.auth_required(any_auth, roles=["read"])
+@may_read_replica
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_followers(id: int, query_data: dict[str, int]) -> Any:
@@ -28,6 +30,7 @@ def get_followers(id: int, query_data: dict[str, int]) -> Any:
 
 @bp.get("/users/<int:id>/following")
 @bp.auth_required(any_auth, roles=["read"])
+@may_read_replica
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_following(id: int, query_data: dict[str, int]) -> Any:
@@ -38,6 +41,7 @@ def get_following(id: int, query_data: dict[str, int]) -> Any:
 @bp.get("/users/<int:id>/followed")
 @bp.doc(deprecated=True)
 @bp.auth_required(any_auth, roles=["read"])
+@may_read_replica
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_followed(id: int, query_data: dict[str, int]) -> Any:

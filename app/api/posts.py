@@ -13,6 +13,7 @@ from app.api.schemas.posts import NewPost, PostOut, PostStream, StreamQuery, str
 from app.auth import any_auth
 from app.extensions import db
 from app.http.errors import found
+from app.http.replica import may_read_replica
 from app.models import Post, User
 
 bp = APIBlueprint(
@@ -38,6 +39,7 @@ def own_post(view: Callable[..., Any]) -> Callable[..., Any]:
 
 @bp.get("/posts")
 @bp.auth_required(any_auth, roles=["read"])
+@may_read_replica
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_posts(query_data: dict[str, int]) -> Any:
@@ -48,6 +50,7 @@ def get_posts(query_data: dict[str, int]) -> Any:
 
 @bp.get("/users/<int:id>/posts")
 @bp.auth_required(any_auth, roles=["read"])
+@may_read_replica
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
@@ -59,6 +62,7 @@ def get_posts_of_user(id: int, query_data: dict[str, int]) -> Any:
 
 @bp.get("/feed")
 @bp.auth_required(any_auth, roles=["read"])
+@may_read_replica
 @bp.input(StreamQuery, location="query")
 @bp.output(PostStream)
 def get_feed(query_data: dict[str, int]) -> Any:

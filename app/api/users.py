@@ -24,6 +24,7 @@ from app.http import audit
 from app.http.audit import Event
 from app.http.errors import found
 from app.http.headers import request
+from app.http.replica import may_read_replica
 from app.models import AlreadyTakenError, KnownSource, User, deactivate
 from app.security import password_policy
 from app.security.rate_limits import Limit, source_of
@@ -53,6 +54,7 @@ def create_user(fields: dict[str, Any]) -> Any:
 
 @bp.get("/users")
 @bp.auth_required(any_auth, roles=["read"])
+@may_read_replica
 @bp.input(PageQuery, location="query")
 @bp.output(UserCollection)
 def get_users(query_data: dict[str, int]) -> Any:

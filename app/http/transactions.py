@@ -12,15 +12,16 @@ import sqlalchemy as sa
 from flask import Flask, has_request_context, request
 from psycopg.pq import TransactionStatus
 
-from app.extensions import db
+from app.extensions import REPLICA, db
 from app.http.headers import SAFE_METHODS
 
 
 def init_app(app: Flask) -> None:
     with app.app_context():
-        if db.engine.dialect.name == "postgresql":
-            sa.event.listen(db.engine, "before_cursor_execute", _begin_unless_it_reads)
-            sa.event.listen(db.engine, "after_cursor_execute", _end_autocommit)
+        for engine in {db.engine, db.engines.get(REPLICA, db.engine)}:
+            if engine.dialect.name == "postgresql":
+                sa.event.listen(engine, "before_cursor_execute", _begin_unless_it_reads)
+                sa.event.listen(engine, "after_cursor_execute", _end_autocommit)
 
 
 def _begin_unless_it_reads(

@@ -11,7 +11,7 @@ from email_validator import EmailNotValidError, validate_email
 from flask import current_app
 
 from app.clock import utc_now
-from app.extensions import Model, db, rows_changed
+from app.extensions import PRIMARY, Model, db, rows_changed
 from app.models.columns import BigId, SealedToken, UTCDateTime
 from app.models.errors import OutdatedError
 from app.security import tokens
@@ -44,6 +44,7 @@ class HasLogin(Model):
         if re.search("[\0\ud800-\udfff]", login):
             return None  # the database would refuse the text with an error
         users = sa.select(cls) if also_deactivated else sa.select(cls).where(cls.is_active())
+        users = users.execution_options(**PRIMARY)  # for the password hash
         value = sa.func.lower(normal_login(login))
         # Always both: the time must not tell whether there is such an address.
         by_email = None

@@ -12,7 +12,7 @@ import psycopg
 import sqlalchemy as sa
 import sqlalchemy.orm as so
 
-from app.extensions import Model, PostgreSQLConnection, db
+from app.extensions import REPLICA, Model, PostgreSQLConnection, db
 from app.models.access_token import AccessToken
 from app.models.user import User
 from app.security import tokens
@@ -135,10 +135,10 @@ def select_once(
     Where the session has a transaction already, the SELECT is part of it: a second
     connection would wait for the pool, and not see what the first has written.
     Otherwise, a connection that the server has ended is replaced, and the SELECT is run
-    once more.
+    once more. It never runs on a replica, where a revoked token may still be.
     """
     session = db.session() if db.session.registry.has() else None
-    if session is not None and session.in_transaction():
+    if session is not None and session.in_transaction() and REPLICA not in session.info:
         with session.connection().exec_driver_sql(sql, parameters) as result:
             return read(result.cursor)
     error_class = engine.dialect.loaded_dbapi.Error

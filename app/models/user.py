@@ -9,7 +9,7 @@ import sqlalchemy.orm as so
 from sqlalchemy.exc import IntegrityError
 
 from app.clock import utc_now
-from app.extensions import db, rows_changed
+from app.extensions import PRIMARY, db, rows_changed
 from app.models.access_token import AccessToken
 from app.models.errors import AlreadyTakenError
 from app.models.known_source import KnownSource
@@ -129,7 +129,7 @@ class User(HasLogin):
         """Return the active user whose live login token this is, or `None`."""
         if not tokens.is_valid(token, tokens.LOGIN_PREFIX):
             return None
-        user = db.session.scalar(_ACTIVE.where(_SEALED.in_(tokens.sealed_forms(token))))
+        user = db.session.scalar(_CURRENT.where(_SEALED.in_(tokens.sealed_forms(token))))
         if user is None or not user.has_live_token:
             return None
         # `revoke_token` ends the token that was presented, whatever has replaced it.
@@ -193,5 +193,6 @@ Total.keep(User, "user")
 
 # Built once: building a statement costs more than running it.
 _ACTIVE = sa.select(User).where(User.is_active())
+_CURRENT = _ACTIVE.execution_options(**PRIMARY)
 _ALL = paged(_ACTIVE.order_by(User.id))
 _SEALED = sa.type_coerce(User.token, sa.LargeBinary)
