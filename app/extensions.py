@@ -1,5 +1,6 @@
 """The Flask extensions, created without an application, and how each database is opened."""
 
+import math
 import os
 import select
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.clock import clock_is_outdated, set_clock
+from app.clock import clock_is_outdated, monotonic_now, set_clock
 from sqlite_driver import SQLiteConnection, SQLiteFile
 
 SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
@@ -30,6 +31,9 @@ REPLICA = "replica"  # its key in `db.engines`
 # Execution options of a SELECT that must never be answered by the replica.
 PRIMARY = {"primary": True}
 REPLICA_SECONDS = 1  # for an answer or a free connection; then the primary is asked
+# A primary of several hosts may have been replaced without knowing it, after it was frozen. A
+# statement begins within 5 s of the last proof, and may take 10: nobody takes over so soon.
+PROOF_SECONDS = 5
 IN_MEMORY = {None, "", ":memory:"}  # SQLite databases that are no file
 
 _creating_file = Lock()
@@ -205,6 +209,11 @@ def check_connection(
         return
     if driver.closed or driver.has_unread_data():
         raise sa.exc.DisconnectionError("the server has ended the connection")
+    if driver.proof_ends_at < monotonic_now():
+        try:
+            prove_primary(driver)
+        except psycopg.OperationalError as error:
+            raise sa.exc.InvalidatePoolError("the primary does not commit") from error
     if driver.tells_time and clock_is_outdated():
         try:
             read_clock(driver)
@@ -223,6 +232,19 @@ def leave_read_only_server(context: sa.ExceptionContext) -> None:
         context.is_disconnect = True
 
 
+def prove_primary(driver: "PostgreSQLConnection") -> None:
+    """Commit a message that nobody reads, and wait for the synchronous standby.
+
+    A primary that was replaced cannot: its standbys follow another. With asynchronous
+    standbys this proves nothing.
+    """
+    began = monotonic_now()
+    driver.autocommit = True
+    driver.execute("SELECT pg_logical_emit_message(true, 'microblog', '')")
+    driver.autocommit = False
+    driver.proof_ends_at = began + PROOF_SECONDS
+
+
 def read_clock(driver: psycopg.Connection[Any]) -> None:
     """Set the clock by that of the server, in one round trip."""
     driver.autocommit = True
@@ -238,11 +260,14 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         answer_seconds: how long a statement may take; `None` for no limit.
         tells_time: whether the clock is set by that of its server.
         is_new: whether the pool has not handed it out yet.
+        proof_ends_at: until when the server is known to be the primary, on the monotonic
+            clock; always where there is one host.
     """
 
     answer_seconds: float | None = 10
     tells_time = True
     is_new = True
+    proof_ends_at = math.inf
 
     @cached_property
     def cursor_without_session(self) -> psycopg.Cursor[Any]:
@@ -326,4 +351,7 @@ def _connect(kind: type[PostgreSQLConnection], args: Any, parameters: Any) -> Po
         # Behind a pooler such as PgBouncer, which tells each client a number of its own. A
         # statement that one session has prepared may be executed in that of another client.
         connection.prepare_threshold = None
+    wanted = parameters.get("target_session_attrs")
+    if "," in parameters.get("host", "") and wanted in {"read-write", "primary"}:
+        prove_primary(connection)
     return connection

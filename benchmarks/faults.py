@@ -5,6 +5,11 @@
     python -m benchmarks.faults pgbouncer [5000]    requests through PgBouncer, writes alone
     python -m benchmarks.faults pgbouncer-mixed [5000]    the same with reads
     python -m benchmarks.faults replica [2]         a replica that is frozen, paused and killed
+    python -m benchmarks.faults killed [5]          primaries of Patroni that are killed
+    python -m benchmarks.faults frozen [5]          the same, frozen, and thawed later
+    python -m benchmarks.faults cut-off [5]         the same, cut off from the network
+    python -m benchmarks.faults thawed              a revoked token at a primary that is thawed
+    python -m benchmarks.faults revocations [10000] revoked at one server, used at the other
 
 Starts PostgreSQL, and two servers of the API on it, as two machines would be. Prints how
 many answers had which status (400 is the answer to a name that is taken), how many requests had
@@ -14,14 +19,15 @@ tracebacks are in the logs.
 
 import argparse
 import itertools
+import random
 import signal
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 
-from tests.helpers import PASSWORD, Server, basic, bearer
-from tests.services import PgBouncer, PostgreSQL
+from tests.helpers import PASSWORD, Server, at_once, basic, bearer
+from tests.services import Patroni, PgBouncer, PostgreSQL
 
 SERVERS = 2
 READERS, WRITERS = 6, 6  # threads of clients
@@ -35,7 +41,7 @@ SETTINGS = {
     "REGISTRATION_LIMIT_PER_SOURCE": "1000000 per hour",
 }
 EXPECTED = {200, 201, 204}
-UNAVAILABLE = 503
+OK, NO_CONTENT, UNAUTHORIZED, UNAVAILABLE = 200, 204, 401, 503
 
 
 @contextmanager
@@ -60,6 +66,7 @@ class Load:
         self.servers, self.postgresql = servers, postgresql
         self.statuses, self.no_answer, self.no_json, self.lost = Counter(), [], [], []
         self.failed = []  # that are neither expected nor 503
+        self.troubles = []  # when each of these, a 503 or a missing answer came
         self._done = threading.Event()
         self._users, self._texts = set(), {}  # that were acknowledged
         self._threads = [
@@ -105,9 +112,11 @@ class Load:
             answer = server.request(method, path, **options)
         except OSError as error:
             self.no_answer.append(f"{method} {path}: {error!r}")
+            self.troubles.append(time.monotonic())
             return None
         self.statuses[answer.status] += 1
         if answer.status == UNAVAILABLE:
+            self.troubles.append(time.monotonic())
             time.sleep(0.1)  # a client would wait longer, see Retry-After
         if answer.status not in ({expected} if expected else EXPECTED) | {UNAVAILABLE}:
             self.failed.append(f"{method} {path}: {answer.status} {answer.text}")
@@ -159,6 +168,86 @@ class Load:
         return (
             f"{self.requests} requests: {statuses}; {len(self.no_answer)} without an answer, "
             f"{len(self.no_json)} not JSON, {len(self.lost)} writes lost, {tracebacks} tracebacks"
+        )
+
+
+class Sessions(Load):
+    """Clients that register, log in and log out until the end of the block.
+
+    Each uses one server and then the other: what one has acknowledged, the other must know.
+
+    Attributes:
+        lost: also log ins that were acknowledged, and are not known later.
+        revived: tokens that were accepted after their log out had been acknowledged.
+        acknowledged: how many registrations, log ins and log outs were.
+    """
+
+    def __init__(self, servers, postgresql, clients=READERS):
+        super().__init__(servers, postgresql, readers=0, writers=clients)
+        self.acknowledged, self.revived = Counter(), []
+        self.seconds = []  # from each fault until the last request failed
+        self._live, self._ended = [], []  # tokens, whose log in or log out was acknowledged
+
+    def __exit__(self, *_):
+        super().__exit__()
+        for token, is_live in [(each, True) for each in self._live] + [
+            (each, False) for each in self._ended
+        ]:
+            answer = self.servers[0].request("GET", "/api/users/me", headers=bearer(token))
+            if is_live and answer.status != OK:
+                self.lost.append(f"log in: {answer.status}")
+            elif not is_live and answer.status != UNAUTHORIZED:
+                self.revived.append(f"in the end: {answer.status}")
+
+    def fill_pools(self):
+        """Have each server open all of its connections, as more clients would."""
+        at_once(
+            80, lambda number: self._ask(number, "POST", "/api/tokens", headers=basic("client0"))
+        )
+
+    def _write(self, number):
+        for turn in itertools.count(1):
+            if self._done.is_set():
+                return
+            name = f"{self._names[number]}_{turn}"
+            body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+            if not self._is_done(self._ask(number, "POST", "/api/users", json_body=body)):
+                continue
+            self._users.add(name)
+            self.acknowledged["registrations"] += 1
+            made = self._ask(number, "POST", "/api/tokens", headers=basic(name))
+            if not self._is_done(made):
+                continue
+            self.acknowledged["log ins"] += 1
+            token = made.json["token"]
+            self._ask(number + 1, "GET", "/api/users/me", headers=bearer(token))
+            if turn % 2:
+                self._live.append(token)
+            elif self._is_done(self._ask(number, "DELETE", "/api/tokens", headers=bearer(token))):
+                self.acknowledged["log outs"] += 1
+                self._ended.append(token)
+                self._check_ended(number, token)
+
+    def _check_ended(self, number, token):
+        """Use a token that has ended, and a few that have ended before, at both servers."""
+        for each in [token, *random.sample(self._ended, min(2, len(self._ended)))]:
+            for offset in (1, 0):
+                answer = self._ask(
+                    number + offset,
+                    "GET",
+                    "/api/users/me",
+                    headers=bearer(each),
+                    expected=UNAUTHORIZED,
+                )
+                if answer is not None and answer.status == OK:
+                    self.revived.append(f"at server {offset}")
+
+    def __str__(self):
+        counts = ", ".join(f"{count} {what}" for what, count in sorted(self.acknowledged.items()))
+        seconds = ", ".join(f"{each:.0f}" for each in self.seconds)
+        return (
+            f"{super().__str__()}; {counts} acknowledged, {len(self.revived)} tokens revived; "
+            f"good again after {seconds} s"
         )
 
 
@@ -228,6 +317,98 @@ def replica(count):
         return load
 
 
+def patroni(faults, rest=30):
+    """Let the primary of three machines fail, once for each of `faults`; return the load.
+
+    It comes back after `rest` seconds, and the load goes on until all three work.
+
+    Args:
+        faults: of "killed", "frozen" and "cut off".
+        rest: seconds.
+    """
+    with Patroni() as cluster, servers_on(cluster.url) as servers:
+        with Sessions(servers, cluster) as load:
+            for fault in faults:
+                time.sleep(3)
+                load.fill_pools()
+                node = cluster.primary
+                do, undo = {
+                    "killed": (node.kill, node.start),
+                    "frozen": (node.freeze, node.thaw),
+                    "cut off": (node.cut_off, node.connect),
+                }[fault]
+                began = time.monotonic()
+                do()
+                time.sleep(rest)
+                load.seconds.append(max([began, *load.troubles]) - began)
+                undo()
+                cluster.wait_until_whole()
+        return load
+
+
+def thawed():
+    """Ask a server that was idle meanwhile about a revoked token, as its primary is thawed.
+
+    Returns:
+        how many answers had which status.
+    """
+    statuses, done = Counter(), threading.Event()
+    with Patroni() as cluster, servers_on(cluster.url) as (idle, busy):
+        body = {"username": "client0", "email": "c@example.com", "password": PASSWORD}
+        idle.request("POST", "/api/users", json_body=body)
+
+        def log_in(_):
+            return idle.request("POST", "/api/tokens", headers=basic("client0"))
+
+        token = bearer(at_once(80, log_in)[0].json["token"])
+
+        def use():
+            while not done.is_set():
+                answer = idle.request("GET", "/api/users/me", headers=token)
+                statuses[answer.status] += 1
+
+        old = cluster.primary
+        old.freeze()
+        while busy.request("DELETE", "/api/tokens", headers=token).status != NO_CONTENT:
+            time.sleep(0.1)
+        # Some are sent to the old primary before it goes on, and some afterwards.
+        threads = [threading.Thread(target=use, daemon=True) for _ in range(8)]
+        for thread in threads[:4]:
+            thread.start()
+        time.sleep(1)
+        old.thaw()
+        for thread in threads[4:]:
+            thread.start()
+        time.sleep(15)
+        done.set()
+        for thread in threads:
+            thread.join()
+    return statuses
+
+
+def revocations(count, threads=8):
+    """Log in, log out at one server, and use the token at the other, `count` times.
+
+    Returns:
+        how many answers of the other server had which status.
+    """
+    with PostgreSQL() as postgresql, servers_on(postgresql.url) as (one, other):
+
+        def client(number):
+            name, statuses = f"client{number}", Counter()
+            body = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
+            one.request("POST", "/api/users", json_body=body)
+            for _ in range(count // threads):
+                made = one.request("POST", "/api/tokens", headers=basic(name))
+                token = bearer(made.json["token"])
+                assert other.request("GET", "/api/users/me", headers=token).status == OK
+                assert one.request("DELETE", "/api/tokens", headers=token).status == NO_CONTENT
+                statuses[other.request("GET", "/api/users/me", headers=token).status] += 1
+            return statuses
+
+        return sum(at_once(threads, client), Counter())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     faults = {
@@ -236,6 +417,11 @@ def main():
         "pgbouncer": (pgbouncer, 5000),
         "pgbouncer-mixed": (lambda count: pgbouncer(count, readers=READERS), 5000),
         "replica": (replica, 2),
+        "killed": (lambda count: patroni(["killed"] * count), 5),
+        "frozen": (lambda count: patroni(["frozen"] * count), 5),
+        "cut-off": (lambda count: patroni(["cut off"] * count), 5),
+        "thawed": (lambda _: thawed(), 1),
+        "revocations": (revocations, 10_000),
     }
     parser.add_argument("fault", choices=faults)
     parser.add_argument("count", type=int, nargs="?")
@@ -243,6 +429,10 @@ def main():
     run, usual = faults[options.fault]
     count = options.count or usual
     load = run(count)
+    if isinstance(load, Counter):
+        answers = ", ".join(f"{number} x {status}" for status, number in sorted(load.items()))
+        print(f"{options.fault} {count}: {answers}")
+        return
     print(f"{options.fault} {count}: {load}")
     for problem in [*load.failed, *load.no_answer, *load.no_json, *load.lost][:10]:
         print(f"    {problem}")

@@ -1,4 +1,6 @@
-"""Servers of a test's own, which it may stop, kill and freeze: PostgreSQL, PgBouncer.
+"""Servers of a test's own, which it may stop, kill, freeze and cut off.
+
+PostgreSQL, also as a cluster with Patroni, and PgBouncer.
 
 Each is a context manager: it listens on a free port of 127.0.0.1, and its files are in a
 folder that is removed at the end.
@@ -7,13 +9,15 @@ folder that is removed at the end.
 import configparser
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+import urllib.request
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psycopg
@@ -283,3 +287,242 @@ class PgBouncer(Service):
 
     def command(self):
         return [self.program, self.folder / "pgbouncer.ini"]
+
+
+class Network:
+    """Machines of a test's own, which can be cut off: network namespaces on a bridge.
+
+    Attributes:
+        prefix: of the addresses, up to the last dot. This process is at `.1`.
+    """
+
+    def __init__(self):
+        self.program = program("ip")
+        self.name = f"mb{secrets.token_hex(3)}"
+        self.prefix = f"198.18.{random.randrange(256)}."  # networks for tests, RFC 2544
+        self.numbers = []
+
+    def __enter__(self):
+        try:
+            self.ip("link", "add", self.name, "type", "bridge")
+        except subprocess.CalledProcessError:
+            pytest.skip("no permission to make network namespaces")
+        self.ip("address", "add", f"{self.prefix}1/24", "dev", self.name)
+        self.ip("link", "set", self.name, "up")
+        return self
+
+    def __exit__(self, *_):
+        for number in self.numbers:
+            self.signal(number, signal.SIGKILL)
+            self.ip("netns", "delete", self.machine(number))
+        self.ip("link", "delete", self.name)
+
+    def ip(self, *words):
+        command = [self.program, *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def machine(self, number):
+        return f"{self.name}-{number}"
+
+    def add(self, number):
+        """Add a machine, whose address ends in `number`."""
+        machine, address = self.machine(number), f"{self.prefix}{number}"
+        ethernet = f"02:00:00:00:00:{number:02x}"
+        self.ip("netns", "add", machine)
+        self.numbers.append(number)
+        peer = ["peer", "name", "eth0", "netns", machine, "address", ethernet]
+        self.ip("link", "add", machine, "type", "veth", *peer)
+        self.ip("-n", machine, "address", "add", f"{address}/24", "dev", "eth0")
+        for device in ("lo", "eth0"):
+            self.ip("-n", machine, "link", "set", device, "up")
+        self.ip("link", "set", machine, "up")
+        self.connect(number)
+        # Packets to a machine that is cut off are lost, as they are behind a router; without
+        # this, the system would soon tell the sender that nobody has the address.
+        known = ["lladdr", ethernet, "dev", self.name, "nud", "permanent"]
+        self.ip("neighbour", "replace", address, *known)
+
+    def connect(self, number):
+        self.ip("link", "set", self.machine(number), "master", self.name)
+
+    def cut_off(self, number):
+        """Lose all packets from and to a machine, until `connect`."""
+        self.ip("link", "set", self.machine(number), "nomaster")
+
+    def pids(self, number):
+        return list(map(int, self.ip("netns", "pids", self.machine(number)).split()))
+
+    def signal(self, number, which):
+        """Send a signal to all processes of a machine, and to those that they start meanwhile."""
+        seen = set()
+        while new := set(self.pids(number)) - seen:
+            seen |= new
+            for pid in new:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, which)
+
+
+class Etcd(Service):
+    """An etcd of one member, at the address of this process in a `Network`."""
+
+    def __init__(self, network):
+        self.program = program("etcd")
+        super().__init__()
+        self.host = f"{network.prefix}1"
+
+    @property
+    def address(self):
+        return f"{self.host}:{self.port}"
+
+    def command(self):
+        peers = f"http://127.0.0.1:{free_port()}"
+        return [
+            *(
+                self.program,
+                "--data-dir",
+                self.folder / "data",
+                "--log-level",
+                "warn",
+                "--enable-v2",
+            ),
+            *("--listen-client-urls", f"http://{self.address}"),
+            *("--advertise-client-urls", f"http://{self.address}"),
+            *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
+            *("--initial-cluster", f"default={peers}"),
+        ]
+
+    def is_ready(self):
+        with suppress(OSError), urllib.request.urlopen(f"http://{self.address}/health", timeout=1):
+            return True
+        return False
+
+
+class PatroniNode(Service):
+    """A machine with Patroni and PostgreSQL, with deployment/patroni/patroni.yml.
+
+    Args:
+        network: where the machine is made.
+        number: its address ends in this.
+        etcd: an `Etcd`.
+    """
+
+    def __init__(self, network, number, etcd):
+        self.program = program("patroni")
+        super().__init__()
+        self.network, self.number, self.etcd = network, number, etcd
+        self.host = f"{network.prefix}{number}"
+
+    @property
+    def address(self):
+        return f"{self.host}:5432"
+
+    def create(self):
+        shutil.chown(self.folder, "postgres", "postgres")
+        self.network.add(self.number)
+        text = (ROOT / "deployment" / "patroni" / "patroni.yml").read_text()
+        for ours, theirs in (
+            ("10.0.0.0/24", f"{self.network.prefix}0/24"),
+            ("/var/run/postgresql", str(self.folder)),
+        ):
+            assert ours in text
+            text = text.replace(ours, theirs)
+        (self.folder / "patroni.yml").write_text(text)
+
+    def command(self):
+        environment = {
+            "PATRONI_NAME": f"node{self.number}",
+            "PATRONI_ETCD_HOSTS": self.etcd.address,
+            "PATRONI_RESTAPI_CONNECT_ADDRESS": f"{self.host}:8008",
+            "PATRONI_POSTGRESQL_CONNECT_ADDRESS": self.address,
+            "PATRONI_POSTGRESQL_DATA_DIR": f"{self.folder}/data",
+            "PATRONI_POSTGRESQL_BIN_DIR": str(Path(program("postgres")).resolve().parent),
+            "PATRONI_POSTGRESQL_PGPASS": f"{self.folder}/pgpass",
+        }
+        return [
+            *(self.network.program, "netns", "exec", self.network.machine(self.number)),
+            *("setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups"),
+            *("env", *(f"{name}={value}" for name, value in environment.items())),
+            *(self.program, self.folder / "patroni.yml"),
+        ]
+
+    def asks(self, path):
+        """Return whether Patroni answers 200 at this path of its REST API."""
+        url = f"http://{self.host}:8008{path}"
+        with suppress(OSError), urllib.request.urlopen(url, timeout=1):
+            return True
+        return False
+
+    def is_ready(self):
+        return self.asks("/primary") or self.asks("/replica")
+
+    def stop(self, how=None):
+        """End the machine as a power cut does; Patroni is told with SIGTERM by nobody here."""
+        self.network.signal(self.number, how or signal.SIGKILL)
+        self.process.wait(timeout=60)
+
+    def _signal_all(self, which):
+        self.network.signal(self.number, which)
+
+    def cut_off(self):
+        """Lose all packets from and to the machine."""
+        self.network.cut_off(self.number)
+
+    def connect(self):
+        self.network.connect(self.number)
+
+
+class Patroni:
+    """Three machines with PostgreSQL and Patroni, of which one is the primary; and an etcd.
+
+    Attributes:
+        nodes: each a `PatroniNode`.
+        url: of the database, with all hosts, as `DATABASE_URL` takes it.
+    """
+
+    def __init__(self):
+        program("patroni"), program("etcd"), program("postgres"), program("ip")
+        self._stack = ExitStack()
+
+    def __enter__(self):
+        with ExitStack() as stack:
+            network = stack.enter_context(Network())
+            etcd = stack.enter_context(Etcd(network))
+            self.nodes = []
+            for number in (11, 12, 13):
+                self.nodes.append(stack.enter_context(PatroniNode(network, number, etcd)))
+            self.hosts = ",".join(node.address for node in self.nodes)
+            self.url = f"postgresql://{ROLE}:{ROLE_PASSWORD}@{self.hosts}/{ROLE}"
+            self.wait_until_whole()
+            for statement in (
+                f"CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE_PASSWORD}'",
+                f"CREATE DATABASE {ROLE} OWNER {ROLE}",
+            ):
+                self.execute(statement, database="postgres")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def execute(self, statement, parameters=None, database=ROLE):
+        """Execute a statement as superuser on the primary; return its rows."""
+        url = f"postgresql://postgres:change-me-1@{self.hosts}/{database}"
+        options = {"target_session_attrs": "read-write", "connect_timeout": 3, "autocommit": True}
+        with psycopg.connect(url, **options) as connection:
+            cursor = connection.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description is not None else []
+
+    @property
+    def primary(self):
+        return next(node for node in self.nodes if node.asks("/primary"))
+
+    def wait_until_whole(self, seconds=120):
+        """Wait until there are a primary, a synchronous standby, and another one."""
+        give_up = time.monotonic() + seconds
+        while not (
+            sum(node.asks("/primary") for node in self.nodes) == 1
+            and sum(node.asks("/sync") for node in self.nodes) == 1
+            and sum(node.asks("/replica?lag=0") for node in self.nodes) == 2
+        ):
+            assert time.monotonic() < give_up, [node.output()[-2000:] for node in self.nodes]
+            time.sleep(0.2)

@@ -77,6 +77,26 @@ def test_pgbouncer_fails_no_request(settings):
     assert load.statuses[503] == 0
 
 
+@pytest.mark.parametrize("fault", ["killed", "frozen", "cut off"])
+def test_after_a_failover_nothing_that_was_acknowledged_is_lost_or_undone(fault):
+    load = faults.patroni([fault])
+    assert_served(load)
+    assert load.revived == []
+    assert load.statuses[503] > 0
+    assert max(load.seconds) < 30, load
+    assert load.acknowledged["log outs"] > 10
+
+
+def test_a_primary_that_was_replaced_while_frozen_answers_for_no_token():
+    statuses = faults.thawed()
+    assert statuses[401] > 0
+    assert statuses.keys() <= {401, 503}
+
+
+def test_what_one_server_revokes_the_other_refuses_at_once():
+    assert faults.revocations(300, threads=4) == {401: 300}
+
+
 def test_a_server_that_takes_no_more_connections_gives_503(postgresql, connect):
     client = connect(postgresql.url).test_client()
     for limit, status in ((0, 503), (-1, 401)):
