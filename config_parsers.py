@@ -180,11 +180,16 @@ def rate_limit(text: str) -> str:
 
 
 def redis_url(text: str) -> str | None:
-    """Return the address of a Redis server, or `None` for an empty text.
+    """Return the address of a Redis server or of its sentinels, or `None` for an empty text.
 
     Raises:
-        ValidationError: not the URL of a Redis server.
+        ValidationError: not such a URL.
     """
+    if text and text.startswith("redis+sentinel://"):
+        host = r"[A-Za-z0-9.-]+:[0-9]{1,5}"
+        if not re.fullmatch(rf"redis\+sentinel://([^@/]*@)?{host}(,{host})*/[\w.-]+", text):
+            raise ValidationError("must look like redis+sentinel://host1:26379,host2:26379/service")
+        return text
     try:
         if text:
             redis.Redis.from_url(text).connection_pool.make_connection()  # which does not connect

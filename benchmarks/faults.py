@@ -9,6 +9,8 @@
     python -m benchmarks.faults frozen [5]          the same, frozen, and thawed later
     python -m benchmarks.faults cut-off [5]         the same, cut off from the network
     python -m benchmarks.faults thawed              a revoked token at a primary that is thawed
+    python -m benchmarks.faults redis-killed        log ins while Sentinel replaces a Redis
+    python -m benchmarks.faults redis-frozen        the same, frozen
     python -m benchmarks.faults revocations [10000] revoked at one server, used at the other
 
 Starts PostgreSQL, and two servers of the API on it, as two machines would be. Prints how
@@ -27,7 +29,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 
 from tests.helpers import PASSWORD, Server, at_once, basic, bearer
-from tests.services import Patroni, PgBouncer, PostgreSQL
+from tests.services import Patroni, PgBouncer, PostgreSQL, Redis, Sentinel
 
 SERVERS = 2
 READERS, WRITERS = 6, 6  # threads of clients
@@ -386,6 +388,45 @@ def thawed():
     return statuses
 
 
+def sentinel(fault, seconds=20):
+    """Let a Redis with a replica and three sentinels be "killed" or "frozen" under log ins.
+
+    Returns:
+        how many log ins had which status meanwhile, and how many wrong passwords afterwards.
+    """
+    with ExitStack() as stack:
+        primary = stack.enter_context(Redis())
+        stack.enter_context(Redis(primary))
+        time.sleep(2)  # until the replica has connected, which the sentinels must see
+        sentinels = [stack.enter_context(Sentinel(primary)) for _ in range(3)]
+        url = f"redis+sentinel://{','.join(each.address for each in sentinels)}/microblog"
+        postgresql = stack.enter_context(PostgreSQL())
+        servers = stack.enter_context(servers_on(postgresql.url, REDIS_URL=url))
+        body = {"username": "client0", "email": "c@example.com", "password": PASSWORD}
+        servers[0].request("POST", "/api/users", json_body=body)
+        done = threading.Event()
+
+        def log_in(number, password=PASSWORD):
+            headers = basic("client0", password)
+            return servers[number % SERVERS].request("POST", "/api/tokens", headers=headers).status
+
+        def log_in_until_done(number):
+            statuses = Counter()
+            while not done.is_set():
+                statuses[log_in(number)] += 1
+            return statuses
+
+        def fail():
+            time.sleep(3)
+            (primary.kill if fault == "killed" else primary.freeze)()
+            time.sleep(seconds)
+            done.set()
+
+        threading.Thread(target=fail, daemon=True).start()
+        statuses = sum(at_once(4, log_in_until_done), Counter())
+        return statuses, Counter(log_in(number, "wrong password") for number in range(30))
+
+
 def revocations(count, threads=8):
     """Log in, log out at one server, and use the token at the other, `count` times.
 
@@ -421,6 +462,8 @@ def main():
         "frozen": (lambda count: patroni(["frozen"] * count), 5),
         "cut-off": (lambda count: patroni(["cut off"] * count), 5),
         "thawed": (lambda _: thawed(), 1),
+        "redis-killed": (lambda _: sentinel("killed")[0], 1),
+        "redis-frozen": (lambda _: sentinel("frozen")[0], 1),
         "revocations": (revocations, 10_000),
     }
     parser.add_argument("fault", choices=faults)

@@ -526,3 +526,44 @@ class Patroni:
         ):
             assert time.monotonic() < give_up, [node.output()[-2000:] for node in self.nodes]
             time.sleep(0.2)
+
+
+class Redis(Service):
+    """A Redis server.
+
+    Args:
+        primary: another `Redis`, of which this one is to be a replica.
+    """
+
+    def __init__(self, primary=None):
+        self.program = program("redis-server")
+        super().__init__()
+        self.primary = primary
+
+    def command(self):
+        command = [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        if self.primary is not None:
+            command += ["--replicaof", "127.0.0.1", str(self.primary.port)]
+        return command
+
+
+class Sentinel(Service):
+    """A Sentinel that watches a `Redis`, with deployment/redis/sentinel.conf."""
+
+    def __init__(self, redis):
+        self.program = program("redis-server")
+        super().__init__()
+        self.redis = redis
+
+    def create(self):
+        text = (ROOT / "deployment" / "redis" / "sentinel.conf").read_text()
+        for ours, theirs in (
+            ("10.0.0.11 6379", f"127.0.0.1 {self.redis.port}"),
+            ("port 26379", f"port {self.port}\nbind 127.0.0.1"),
+        ):
+            assert ours in text
+            text = text.replace(ours, theirs)
+        (self.folder / "sentinel.conf").write_text(text)
+
+    def command(self):
+        return [self.program, self.folder / "sentinel.conf", "--sentinel"]

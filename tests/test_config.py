@@ -80,6 +80,14 @@ def test_an_invalid_redis_url_is_refused(text):
     assert redis_url("") is None
 
 
+@pytest.mark.parametrize("text", ["//h:1", "//h/x", "//h:1,/x", "//h:1,h:x/x", "//", "//h:1/x?y=z"])
+def test_an_invalid_url_of_sentinels_is_refused(text):
+    with pytest.raises(ValidationError, match=r"redis\+sentinel://host1:26379,host2:26379/service"):
+        redis_url(f"redis+sentinel:{text}")
+    url = "redis+sentinel://user:password@h1:26379,h2:26379/microblog"
+    assert redis_url(url) == url
+
+
 def test_the_processes_share_the_cores_for_hashing():
     code = "from config import Config as c; print(c.PASSWORD_HASH_CONCURRENCY)"
     assert python(code, WEB_CONCURRENCY="1000").stdout.split() == ["1"]

@@ -93,6 +93,13 @@ def test_a_primary_that_was_replaced_while_frozen_answers_for_no_token():
     assert statuses.keys() <= {401, 503}
 
 
+@pytest.mark.parametrize("fault", ["killed", "frozen"])
+def test_a_redis_that_sentinel_replaces_fails_no_log_in_and_servers_share_counters_again(fault):
+    during, afterwards = faults.sentinel(fault)
+    assert during.keys() == {200}
+    assert afterwards == {401: 20, 429: 10}
+
+
 def test_what_one_server_revokes_the_other_refuses_at_once():
     assert faults.revocations(300, threads=4) == {401: 300}
 
