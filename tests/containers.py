@@ -147,12 +147,12 @@ class Podman:
         options = ["--isolation=chroot", "--pull=never", "--format=docker", f"--tag={IMAGE}"]
         self("build", *options, *pip_options(self.folder), ROOT)
 
-    def server(self, *options, **settings):
+    def server(self, *options, command=(), **settings):
         """Return the server of the image, not yet started, on a free port."""
         settings = {"PORT": "0", **settings}
         options = ("--no-healthcheck", *options)  # Podman leaves its timer to systemd
         environment = [f"--env={name}={value}" for name, value in settings.items()]
-        return Server(command=self.command("run", "--rm", *options, *environment, IMAGE))
+        return Server(command=self.command("run", "--rm", *options, *environment, IMAGE, *command))
 
     def close(self):
         self("rm", "--all", "--force", "--time=0")

@@ -567,3 +567,97 @@ class Sentinel(Service):
 
     def command(self):
         return [self.program, self.folder / "sentinel.conf", "--sentinel"]
+
+
+def changed(text, changes):
+    """Return a configuration with other values; each of the former ones must be in it."""
+    for former, new in changes.items():
+        assert former in text, former
+        text = text.replace(former, str(new))
+    return text
+
+
+class Nginx(Service):
+    """nginx with deployment/nginx/microblog-api.conf, at https://127.0.0.1:`port`.
+
+    Args:
+        nodes: two addresses, as in "127.0.0.1:5000".
+        certificate: path of the certificate, PEM.
+        key: path of its key.
+    """
+
+    conf = ROOT / "deployment" / "nginx" / "microblog-api.conf"
+
+    def __init__(self, nodes, certificate, key):
+        self.program = program("nginx")
+        super().__init__()
+        self.nodes, self.certificate, self.key = nodes, certificate, key
+
+    def create(self):
+        site = changed(
+            self.conf.read_text(),
+            {
+                "    listen [::]:443 ssl http2;\n": "",
+                "443 ssl": f"{self.address} ssl",
+                "node1:5000": self.nodes[0],
+                "node2:5000": self.nodes[1],
+                "/etc/ssl/api.example.com.pem": self.certificate,
+                "/etc/ssl/api.example.com.key": self.key,
+                "/var/log/nginx/access.log": self.folder / "access.log",
+            },
+        )
+        names = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        paths = "\n".join(f"{name}_temp_path {self.folder}/{name};" for name in names)
+        (self.folder / "nginx.conf").write_text(
+            f"daemon off; pid {self.folder}/pid; error_log stderr;\n"
+            + ("user root;\n" if os.getuid() == 0 else "")
+            + f"events {{}}\nhttp {{\n{paths}\n{site}\n}}\n"
+        )
+        self.run(*self.command(), "-t")
+
+    def command(self):
+        return [self.program, "-c", self.folder / "nginx.conf", "-p", self.folder]
+
+    def log(self):
+        return (self.folder / "access.log").read_text()
+
+
+class HAProxy(Service):
+    """HAProxy with deployment/haproxy/haproxy.cfg, at https://127.0.0.1:`port`.
+
+    Args:
+        nodes, certificate, key: as those of `Nginx`.
+    """
+
+    conf = ROOT / "deployment" / "haproxy" / "haproxy.cfg"
+    ready = "/readyz"
+
+    def __init__(self, nodes, certificate, key):
+        self.program = program("haproxy")
+        super().__init__()
+        self.nodes, self.certificate, self.key = nodes, certificate, key
+
+    def create(self):
+        pem = self.folder / "api.pem"
+        pem.write_text(self.certificate.read_text() + self.key.read_text())
+        changes = {
+            "log /dev/log local0": "log stdout format raw daemon",
+            "maxconn 16384": "maxconn 1000",  # more than this account may open, perhaps
+            "/readyz ver": f"{self.ready} ver",
+            "bind :443": f"bind {self.address}",
+            "/etc/haproxy/api.example.com.pem": pem,
+            " node1:5000": f" {self.nodes[0]}",
+            " node2:5000": f" {self.nodes[1]}",
+        }
+        if os.geteuid() != 0:
+            account = ("user haproxy", "group haproxy", "chroot /var/lib/haproxy")
+            changes |= {f"    {line}\n": "" for line in account}
+        text = changed(self.conf.read_text(), changes)
+        (self.folder / "haproxy.cfg").write_text(text)
+        self.run(*self.command(), "-c")
+
+    def command(self):
+        return [self.program, "-db", "-f", self.folder / "haproxy.cfg"]
+
+    def log(self):
+        return self.output()

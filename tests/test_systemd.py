@@ -9,6 +9,7 @@ from tests.containers import Machine
 from tests.helpers import ROOT, until
 from tests.services import program
 from tests.sessions import blocks
+from tests.test_server import make_certificate
 
 UNITS = ROOT / "deployment" / "systemd"
 SERVICE = "microblog-api.service"
@@ -41,12 +42,17 @@ def machine(podman):
         machine.close()
 
 
-def status(machine):
-    """Return the status that a request gets which needs a token; 0 without a connection."""
-    code = """if True:
-        import http.client
-        connection = http.client.HTTPConnection("127.0.0.1", 5000, timeout=60)
-        connection.request("GET", "/api/users", headers={"Host": "api.example.com"})
+def write(machine, path, text):
+    machine("sh", "-ec", 'umask 77; mkdir -p "${0%/*}"; printf %s "$1" > "$0"', path, text)
+
+
+def status(machine, port=5000, scheme="HTTP"):
+    """Return the status that a request gets which needs a token."""
+    code = f"""if True:
+        import http.client, ssl
+        ssl._create_default_https_context = ssl._create_unverified_context
+        connection = http.client.{scheme}Connection("127.0.0.1", {port}, timeout=60)
+        connection.request("GET", "/api/users", headers={{"Host": "api.example.com"}})
         print(connection.getresponse().status)
     """
     return int(machine("python3", "-c", code).stdout)
@@ -106,6 +112,22 @@ def test_a_server_that_is_killed_is_started_again(machine):
     before = show(machine, "MainPID")["MainPID"]
     machine("systemctl", "kill", "--signal=KILL", SERVICE)
     until(lambda: show(machine, "MainPID")["MainPID"] not in {before, "0"}, seconds=30)
+    assert status(machine) == 401
+
+
+def test_the_documented_changes_serve_tls_with_a_key_that_only_root_can_read(machine, tmp_path):
+    certificate, key = make_certificate(tmp_path)
+    folder = "/etc/letsencrypt/live/api.example.com"
+    write(machine, f"{folder}/fullchain.pem", certificate.read_text())
+    write(machine, f"{folder}/privkey.pem", key.read_text())
+    for block in blocks(PAGE, "ini"):
+        unit = "microblog-api.socket" if "[Socket]" in block else SERVICE
+        write(machine, f"/etc/systemd/system/{unit}.d/tls.conf", block)
+    script = "systemctl daemon-reload; systemctl stop microblog-api.service microblog-api.socket; "
+    machine("sh", "-ec", f"{script} systemctl start microblog-api.socket {SERVICE}")
+    assert status(machine, 443, "HTTPS") == 401
+    machine("sh", "-c", "rm /etc/systemd/system/microblog-api.*.d/tls.conf")
+    machine("sh", "-ec", f"{script} systemctl start microblog-api.socket {SERVICE}")
     assert status(machine) == 401
 
 
