@@ -11,6 +11,7 @@ import pytest
 import requests
 
 import config
+from benchmarks import rolling
 from tests.conftest import CHEAP
 from tests.helpers import PASSWORD, Server, until
 from tests.services import HAProxy, Nginx
@@ -255,3 +256,13 @@ def test_haproxy_leaves_out_a_node_that_is_not_ready(certificate):
         assert one.seen == []
         one.ready = 200
         until(lambda: get(proxy).status_code == 200 and one.seen)
+
+
+# -- Restarts --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proxy", [Nginx, HAProxy])
+def test_a_rolling_restart_fails_no_request(proxy):
+    clients = rolling.restart(proxy, 1)
+    assert clients.failures == []
+    assert clients.statuses.keys() == {200}
