@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 import time
+from contextlib import suppress
 
 BACKLOG = 1024  # connections that wait to be accepted, of each socket
 STALLED_SECONDS = 30  # after which a client that reads nothing of its answer is dropped
@@ -13,7 +14,7 @@ SEND_BUFFER_BYTES = 131_072  # what the system takes of an answer before its cli
 # Between the last SYN that is answered and the end of its handshake: a packet goes around
 # the world in some 0.3 s.
 HANDSHAKE_SECONDS = 0.5
-LONGEST_QUEUE_SECONDS = 5
+QUEUE_SECONDS = 5  # to accept those that wait
 
 FIRST_PASSED = 3  # file descriptor, sd_listen_fds(3)
 SO_ATTACH_FILTER = 26  # socket(7); Python has no name for it
@@ -100,13 +101,15 @@ class Listener:
     def step_back(self) -> None:
         """In the process that has left the others: accept no more connections.
 
-        They stay in the queue, for another process. The server, which has no way to be
-        told, goes on with a socket to which nobody connects.
+        If other processes have the socket, too, connections stay in its queue for them;
+        otherwise it is closed. The server, which has no way to be told, goes on with a
+        socket to which nobody connects.
         """
-        with socket.socket() as quiet:
+        with socket.socket() as quiet, socket.socket(fileno=os.dup(self._left)) as own:
             quiet.bind(("127.0.0.1", 0))
             quiet.listen()
             quiet.setblocking(False)
+            _wait_for_empty_queue(own, QUEUE_SECONDS / 10)
             os.dup2(quiet.fileno(), self._left)
 
     def refuse(self) -> None:
@@ -120,11 +123,13 @@ class Listener:
         program = ctypes.create_string_buffer(_NO_SYN, len(_NO_SYN))
         fprog = struct.pack("HP", len(_NO_SYN) // 8, ctypes.addressof(program))
         for each in self._sockets:
-            each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
-        end = time.monotonic() + LONGEST_QUEUE_SECONDS
+            # Some systems allow it to root alone. Then those that connect while the socket is
+            # closed are reset, within some microseconds.
+            with suppress(OSError):
+                each.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, fprog)
         time.sleep(HANDSHAKE_SECONDS)
-        while any(map(_queued, self._sockets)) and time.monotonic() < end:
-            time.sleep(0.05)
+        for each in self._sockets:
+            _wait_for_empty_queue(each, QUEUE_SECONDS)
 
     def close(self) -> None:
         for each in self._sockets:
@@ -167,6 +172,12 @@ def _configure(listening: socket.socket) -> None:
         timeout = STALLED_SECONDS * 1000
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
     listening.listen(BACKLOG)
+
+
+def _wait_for_empty_queue(listening: socket.socket, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while sys.platform == "linux" and _queued(listening) and time.monotonic() < end:
+        time.sleep(0.001)
 
 
 def _queued(listening: socket.socket) -> int:

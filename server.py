@@ -34,7 +34,7 @@ from app.http.asgi import Bridge
 from app.http.draining import Draining
 from config import Config, misspelled
 from config_parsers import is_in_memory
-from listener import BACKLOG, Listener, ListenError
+from listener import BACKLOG, HANDSHAKE_SECONDS, Listener, ListenError
 
 GRACEFUL_SECONDS = 30  # for requests in flight after SIGTERM
 HEADER_SECONDS = 20  # in which a client must send the headers of its next request
@@ -166,9 +166,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
             self.respawned_wrks[number] = time.monotonic()
             self.wrks[number] = self._spawn_worker(number, target, loader)
             self.wrks[number].start()
-        for worker in old:
-            if worker.is_alive():
-                os.kill(worker.inner.pid, STEP_BACK)
+        self._step_back(old)
         end = time.monotonic() + delay
         while time.monotonic() < end and not self.draining.is_stopping():
             time.sleep(0.05)
@@ -189,8 +187,16 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
             time.sleep(0.05)
         if self._may_wait():
             self.listener.refuse()
+            self.listener.close()
+            self._step_back(self.wrks)
+            time.sleep(HANDSHAKE_SECONDS)  # who has just connected sends its request
         self.listener.close()
         super().shutdown(exit_code)
+
+    def _step_back(self, workers: Any) -> None:
+        for worker in workers:
+            if worker.is_alive():
+                os.kill(worker.inner.pid, STEP_BACK)
 
     def _may_wait(self) -> bool:
         return not self.is_in_a_hurry and any(worker.is_alive() for worker in self.wrks)
