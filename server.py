@@ -182,16 +182,18 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
     def shutdown(self, exit_code: int = 0) -> None:
         """Drain, as long as the settings say, then end all processes."""
         tell_systemd("STOPPING=1")
-        end = time.monotonic() + Config.DRAIN_SECONDS
-        while self._may_wait() and time.monotonic() < end:
-            time.sleep(0.05)
-        if self._may_wait():
-            self.listener.refuse()
+        try:
+            end = time.monotonic() + Config.DRAIN_SECONDS
+            while self._may_wait() and time.monotonic() < end:
+                time.sleep(0.05)
+            if self._may_wait():
+                self.listener.refuse()
+                self.listener.close()
+                self._step_back(self.wrks)
+                time.sleep(HANDSHAKE_SECONDS)  # who has just connected sends its request
+        finally:  # whatever fails, the processes end
             self.listener.close()
-            self._step_back(self.wrks)
-            time.sleep(HANDSHAKE_SECONDS)  # who has just connected sends its request
-        self.listener.close()
-        super().shutdown(exit_code)
+            super().shutdown(exit_code)
 
     def _step_back(self, workers: Any) -> None:
         for worker in workers:
