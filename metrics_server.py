@@ -161,8 +161,10 @@ class Sums:
         for path in self._directory.glob("*.lock"):
             with suppress(BlockingIOError):  # the process lives
                 held = lock(path)  # nobody takes the number before its gauges are gone
-                multiprocess.mark_process_dead(path.stem, str(self._directory))
-                os.close(held)
+                try:
+                    multiprocess.mark_process_dead(path.stem, str(self._directory))
+                finally:
+                    os.close(held)
         sums: Iterable[Metric] = multiprocess.MultiProcessCollector(
             None, str(self._directory)
         ).collect()

@@ -61,7 +61,9 @@ def main() -> None:
     metrics_directory = None
     if Config.METRICS_PORT is not None:
         metrics_directory = metrics_server.start(Config.METRICS_HOST, Config.METRICS_PORT)
-    # The processes share the memory of what is loaded here.
+    # The processes share the memory of what is loaded here. The migrations are those of this
+    # code: an update may replace the files while it runs.
+    _ = app.extensions["readiness"].revisions
     multiprocessing.set_start_method("fork")
     os.register_at_fork(after_in_child=reset_signals)
     try:
@@ -162,6 +164,8 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
     def _respawn_workers(self, workers: Any, target: Any, loader: Any, delay: float = 0) -> None:
         """Start processes in the place of others; end those after `delay` seconds."""
         old = [self.wrks[number] for number in workers]
+        for worker in old:
+            worker.interrupt_by_parent = True  # if it dies before it is ended, nothing is amiss
         for number in workers:
             self.respawned_wrks[number] = time.monotonic()
             self.wrks[number] = self._spawn_worker(number, target, loader)
@@ -182,6 +186,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
     def shutdown(self, exit_code: int = 0) -> None:
         """Drain, as long as the settings say, then end all processes."""
         tell_systemd("STOPPING=1")
+        self.draining.stop()  # also where it ends by itself
         try:
             end = time.monotonic() + Config.DRAIN_SECONDS
             while self._may_wait() and time.monotonic() < end:
@@ -198,7 +203,8 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
     def _step_back(self, workers: Any) -> None:
         for worker in workers:
             if worker.is_alive():
-                os.kill(worker.inner.pid, STEP_BACK)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(worker.inner.pid, STEP_BACK)
 
     def _may_wait(self) -> bool:
         return not self.is_in_a_hurry and any(worker.is_alive() for worker in self.wrks)

@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.clock import clock_is_outdated, monotonic_now, set_clock
+from app.clock import clock_is_outdated, monotonic_now, set_clock, steady_now
 from sqlite_driver import SQLiteConnection, SQLiteFile
 
 SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
@@ -248,9 +248,10 @@ def prove_primary(driver: "PostgreSQLConnection") -> None:
 def read_clock(driver: psycopg.Connection[Any]) -> None:
     """Set the clock by that of the server, in one round trip."""
     driver.autocommit = True
+    asked_at = steady_now()
     row: Any = driver.execute("SELECT clock_timestamp()").fetchone()
     driver.autocommit = False
-    set_clock(row[0])
+    set_clock(row[0], asked_at)
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
@@ -340,13 +341,14 @@ def connect_to_postgresql(
 def _connect(kind: type[PostgreSQLConnection], args: Any, parameters: Any) -> PostgreSQLConnection:
     connection = kind.connect(*args, **parameters)
     connection.autocommit = True
+    asked_at = steady_now()
     # Times are read in UTC.
     row: Any = connection.execute(
         "SELECT pg_backend_pid(), clock_timestamp() FROM set_config('TimeZone', 'UTC', false)"
     ).fetchone()
     connection.autocommit = False
     if connection.tells_time:
-        set_clock(row[1])
+        set_clock(row[1], asked_at)
     if row[0] != connection.info.backend_pid:
         # Behind a pooler such as PgBouncer, which tells each client a number of its own. A
         # statement that one session has prepared may be executed in that of another client.

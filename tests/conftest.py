@@ -151,7 +151,7 @@ def app(migrated_app):
 def own_clock():
     """In this process, the time is not that of the database: tests travel in time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extensions, "set_clock", lambda _: None)
+        patch.setattr(extensions, "set_clock", lambda *_: None)
         patch.setattr(extensions, "clock_is_outdated", lambda: False)
         yield
 

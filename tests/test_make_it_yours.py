@@ -27,6 +27,7 @@ LEFT_OUT = (
     "test_faults",
     "test_image",
     "test_proxies",
+    "test_replica",
     "test_slow_clients",
     "test_systemd",
     "test_upgrade",

@@ -67,13 +67,13 @@ class Readiness:
             return sa.create_engine(db.engine.url, pool=db.engine.pool.recreate())
 
     @cached_property
-    def _revisions(self) -> tuple[set[str], set[str]]:
+    def revisions(self) -> tuple[set[str], set[str]]:
         """The revisions of the schema that this code wants, and all that it knows."""
         scripts = ScriptDirectory(self._app.extensions["migrate"].directory)
         return set(scripts.get_heads()), {script.revision for script in scripts.walk_revisions()}
 
     def _look(self) -> str | None:
-        wanted, known = self._revisions
+        wanted, known = self.revisions
         try:
             with self._engine.connect() as connection:
                 if not sa.inspect(connection).has_table("alembic_version"):

@@ -17,7 +17,7 @@ from flask import Flask
 
 from app.clock import unix_now, utc_now
 from app.extensions import db
-from app.http.headers import request
+from app.http.headers import HEALTH_PATHS, request
 from app.security import tokens
 
 if TYPE_CHECKING:
@@ -114,6 +114,8 @@ class Metrics:
             status: of the answer.
             seconds: that it took.
         """
+        if environ.get("PATH_INFO") in HEALTH_PATHS:
+            return  # on a quiet service they would hide the others
         method = environ.get("REQUEST_METHOD")
         labels = (method if method in METHODS else "other", environ.get(_ROUTE, "none"), status)
         self._requests.append((labels, seconds))

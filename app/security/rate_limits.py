@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import limits
 import redis
 from flask import Flask, current_app
-from limits.storage import Storage, storage_from_string
+from limits.storage import RedisStorage, Storage, storage_from_string
 from limits.strategies import FixedWindowRateLimiter
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -235,10 +235,11 @@ class Counters:
                 "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
                 "retry": Retry(NoBackoff(), 0),
             }
+            make: Any = RedisStorage
             if redis_url.startswith("redis+sentinel:"):
                 options |= {"sentinel_kwargs": dict(options), "use_replicas": False}
-            # A RedisStorage, or the RedisSentinelStorage that asks the sentinels.
-            storage = storage_from_string(redis_url, key_prefix="microblog", **options)
+                make = storage_from_string  # a RedisSentinelStorage
+            storage = make(redis_url, key_prefix="microblog", **options)
             self._shared = FixedWindowRateLimiter(storage)
 
     def run(self, ask: Callable[[FixedWindowRateLimiter], R]) -> R:
