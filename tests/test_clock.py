@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
+from app import clock
 from tests.conftest import TEST_DATABASE_URL, postgresql_schema
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
@@ -116,3 +117,15 @@ def test_the_time_of_the_server_is_that_of_the_database_postgresql(machines):
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         (logged_in_at,) = connection.execute('SELECT logged_in_at FROM "user"').fetchone()
     assert abs((datetime.now(UTC) - logged_in_at).total_seconds()) < 5
+
+
+def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock_postgresql(monkeypatch):
+    monkeypatch.setattr(clock, "_database_began", None)
+    monkeypatch.setattr(clock, "utc_now", clock.partial(datetime.now, UTC))
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+    clock.set_clock(start, clock.steady_now() - 5)  # the first one is better than none
+    assert clock.utc_now() >= start
+    clock.set_clock(start, clock.steady_now())
+    now = clock.utc_now()
+    clock.set_clock(start - timedelta(hours=1), clock.steady_now() - 2)
+    assert now <= clock.utc_now() < now + timedelta(seconds=10)

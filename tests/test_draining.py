@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.helpers import Server
+from tests.helpers import Server, until
 
 CLIENTS = 16
 
@@ -134,3 +134,17 @@ def test_ctrl_c_does_not_drain(tmp_path):
     with Server(DATABASE_URL=f"sqlite:///{tmp_path}/app.db", DRAIN_SECONDS="60") as server:
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(timeout=10) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_while_it_is_replaced_ends_nothing(tmp_path):
+    with Server(DATABASE_URL=f"sqlite:///{tmp_path}/app.db", DRAIN_SECONDS="2") as server:
+        (old,) = server.workers()
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(server.workers()) == 2)
+        os.kill(old, signal.SIGKILL)
+        time.sleep(4)  # the replacement is complete
+        assert server.process.poll() is None
+        assert server.request("GET", "/api/users").status == 401
+        assert server.stop() == 0
+    assert [line for line in server.log() if line.get("level") == "ERROR"] == []

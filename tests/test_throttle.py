@@ -512,3 +512,8 @@ def test_counting_in_redis_resumes_when_redis_answers_again(app, config_class, r
     assert guesses(10) == {401: 5, 429: 5}
     with app.app_context():
         db.engine.dispose()
+
+
+def test_a_redis_at_a_socket_of_unix_may_be_away(client_of, alice):
+    client = client_of(REDIS_URL="unix:///nowhere/redis.sock?db=1")
+    assert client.post("/api/tokens", auth=("alice", PASSWORD)).status_code == 200
