@@ -284,6 +284,8 @@ class PgBouncer(Service):
         with (self.folder / "pgbouncer.ini").open("w") as file:
             ini.write(file)
         (self.folder / "userlist.txt").write_text(f'"{ROLE}" "{ROLE_PASSWORD}"\n')
+        for name in ("pgbouncer.ini", "userlist.txt"):
+            self.give_away(self.folder / name)  # whatever the umask is
 
     def command(self):
         return [self.program, self.folder / "pgbouncer.ini"]
