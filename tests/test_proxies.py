@@ -13,7 +13,7 @@ import requests
 import config
 from benchmarks import rolling
 from tests.conftest import CHEAP
-from tests.helpers import PASSWORD, Server, until
+from tests.helpers import PASSWORD, Server, at_once, until
 from tests.services import HAProxy, Nginx
 from tests.test_server import make_certificate
 
@@ -223,13 +223,18 @@ def test_readiness_is_nothing_for_clients(fakes):
 
 def test_a_flood_from_one_address_gets_429_in_json(fakes):
     one, two, proxy = fakes
-    with requests.Session() as session:
-        answers = [get(proxy, session=session) for _ in range(800)]
+
+    def ask(_):
+        with requests.Session() as session:
+            return [get(proxy, session=session) for _ in range(150)]
+
+    answers = [answer for some in at_once(8, ask) for answer in some]
     statuses = [answer.status_code for answer in answers]
-    assert statuses[:200] == [200] * 200
-    last = answers[-1]
-    assert (last.status_code, last.json()["error"]) == (429, "Too Many Requests")
-    assert int(last.headers["Retry-After"]) > 0
+    assert set(statuses) == {200, 429}
+    assert statuses.count(200) >= 200
+    refused = answers[statuses.index(429)]
+    assert refused.json()["error"] == "Too Many Requests"
+    assert int(refused.headers["Retry-After"]) > 0
     assert len(one.seen) + len(two.seen) == statuses.count(200)
 
 
