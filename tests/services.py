@@ -257,7 +257,8 @@ class PgBouncer(Service):
     """
 
     user = "postgres"
-    stop_signal = signal.SIGQUIT  # at once; from 1.23 on SIGTERM waits for the clients
+    # From 1.23 on SIGTERM waits for the clients; SIGQUIT may be ignored, as in the background.
+    stop_signal = signal.SIGKILL
 
     def __init__(self, postgresql, **settings):
         self.program = program("pgbouncer")
