@@ -17,18 +17,7 @@ from dotenv import load_dotenv
 from environs import Env, EnvValidationError
 from marshmallow.validate import Range
 
-from config_parsers import (
-    BASE_DIR,
-    DEFAULT_DATABASE_URL,
-    app_name,
-    avatars,
-    database_uri,
-    file_path,
-    origins,
-    rate_limit,
-    redis_url,
-    replica_uri,
-)
+from config_parsers import BASE_DIR, DEFAULT_DATABASE_URL, PARSERS, database_uri, file_path
 
 D = TypeVar("D", int, None)
 
@@ -64,16 +53,7 @@ class EnvOrFile(Env):
 
 
 env = EnvOrFile(eager=False)  # collects every mistake; Config.check() reports them together
-for parser in (
-    app_name,
-    avatars,
-    database_uri,
-    file_path,
-    origins,
-    rate_limit,
-    redis_url,
-    replica_uri,
-):
+for parser in PARSERS:
     env.add_parser(parser.__name__, parser)
 
 # How similar to a setting a name must be to be reported as a misspelling, from 0 to 1.

@@ -196,3 +196,16 @@ def redis_url(text: str) -> str | None:
     except (ValueError, TypeError):
         raise ValidationError("must look like redis://host:6379/0") from None
     return text or None
+
+
+# By these names config.py knows them.
+PARSERS = (
+    app_name,
+    avatars,
+    database_uri,
+    file_path,
+    origins,
+    rate_limit,
+    redis_url,
+    replica_uri,
+)

@@ -137,7 +137,7 @@ class Server(Granian):  # type: ignore[misc, valid-type]  # one of several, by p
     def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:
         own = self.listener.of_process(idx).fileno()
         backlog = [BACKLOG] if sys.platform in {"linux", "freebsd"} else []
-        self._shd = SocketHolder(own, False, *backlog)  # type: ignore[call-arg]
+        self._shd = SocketHolder(own, False, *backlog)  # type: ignore[call-arg]  # which its stub leaves out
         return super()._spawn_worker(idx, target, partial(callback_loader, idx))
 
     def signal_handler_interrupt(self, number: int = 0, *args: Any, **kwargs: Any) -> None:

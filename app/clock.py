@@ -57,7 +57,7 @@ def set_clock(database_time: datetime, asked_at: float) -> None:
         database_time: aware.
         asked_at: `steady_now()` before the database was asked.
     """
-    global _database_began, _read_again_at  # noqa: PLW0603
+    global _database_began, _read_again_at  # noqa: PLW0603  likewise
     now = steady_now()
     _read_again_at = now + READ_EVERY_SECONDS
     if _database_began is not None and now - asked_at > LONGEST_READING_SECONDS:

@@ -55,7 +55,7 @@ def pytest_report_header():
 # Fixtures that start a process; a test that uses one takes seconds.
 SLOW_FIXTURES = {
     *("server", "server_with", "new_server", "two_workers", "proxied", "boot", "redis"),
-    *("counting", "podman", "machine"),
+    *("counting", "podman", "machine", "machines"),
 }
 
 

@@ -75,6 +75,19 @@ def test_the_environment_and_the_answer_follow_pep_3333(method, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("begin", [Draining.stop, Draining.replace_processes])
+@pytest.mark.parametrize("path", [b"/", b"/" + b"x" * 9000], ids=["answered", "refused"])
+def test_a_process_that_drains_closes_the_connection_with_each_answer(begin, path):
+    draining = Draining()
+    bridge = Bridge(echo, threads=1, largest_body=100, draining=draining)
+    assert "connection" not in ask(bridge)[1]
+    begin(draining)
+    _, headers, _ = ask(bridge, path=path)
+    assert headers["connection"] == "close"
+    successor = Bridge(echo, threads=1, largest_body=100, draining=draining)
+    assert ("connection" in ask(successor)[1]) is draining.is_stopping()
+
+
 def environ_of(**request):
     environ = {}
     fill_environ(environ, scope_of(**request))

@@ -15,11 +15,6 @@ from app import clock
 from tests.conftest import TEST_DATABASE_URL, postgresql_schema
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not TEST_DATABASE_URL, reason="needs PostgreSQL"),
-]
-
 # Runs server.py; at SIGUSR2 its processes set their clock.
 SERVER = """
 import os, runpy, signal, sys
@@ -67,6 +62,8 @@ class Machine(Server):
 @pytest.fixture(params=[2, -2], ids=["2 hours ahead", "2 hours behind"])
 def machines(request):
     """A server, one with a clock that can be set, and the URL of their database."""
+    if not TEST_DATABASE_URL:
+        pytest.skip("SQLite is not shared by machines")
     key = secrets.token_urlsafe(48)
     with postgresql_schema() as url:
         environment = os.environ | {"DATABASE_URL": url, "SECRET_KEY": key}
@@ -119,7 +116,7 @@ def test_the_time_of_the_server_is_that_of_the_database_postgresql(machines):
     assert abs((datetime.now(UTC) - logged_in_at).total_seconds()) < 5
 
 
-def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock_postgresql(monkeypatch):
+def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock(monkeypatch):
     monkeypatch.setattr(clock, "_database_began", None)
     monkeypatch.setattr(clock, "utc_now", clock.partial(datetime.now, UTC))
     start = datetime(2030, 1, 1, tzinfo=UTC)

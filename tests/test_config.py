@@ -13,17 +13,8 @@ import sqlalchemy as sa
 from marshmallow import ValidationError
 
 from app import create_app
-from config import (
-    BASE_DIR,
-    IN_FILES,
-    SETTINGS,
-    ConfigError,
-    database_uri,
-    misspelled,
-    rate_limit,
-    redis_url,
-    secret_key_of_instance,
-)
+from config import BASE_DIR, IN_FILES, SETTINGS, ConfigError, misspelled, secret_key_of_instance
+from config_parsers import database_uri, rate_limit, redis_url
 from tests.helpers import ROOT
 
 

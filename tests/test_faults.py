@@ -83,7 +83,7 @@ def test_after_a_failover_nothing_that_was_acknowledged_is_lost_or_undone(fault)
     assert_served(load)
     assert load.revived == []
     assert load.statuses[503] > 0
-    assert max(load.seconds) < 60, load  # 20 on a machine that does nothing else
+    assert max(load.seconds) < 30, load
     assert load.acknowledged["log outs"] > 10
 
 
@@ -97,9 +97,7 @@ def test_a_primary_that_was_replaced_while_frozen_answers_for_no_token():
 def test_a_redis_that_sentinel_replaces_fails_no_log_in_and_servers_share_counters_again(fault):
     during, afterwards = faults.sentinel(fault)
     assert during.keys() == {200}
-    # A few may have been counted twice: in a Redis that answered too late, and here.
-    assert afterwards.keys() == {401, 429}
-    assert 15 <= afterwards[401] <= 20
+    assert afterwards == {401: 20, 429: 10}
 
 
 def test_what_one_server_revokes_the_other_refuses_at_once():

@@ -25,10 +25,12 @@ def get_liveness() -> Any:
 @bp.get("/readyz")
 @public
 def get_readiness() -> Any:
-    reason = current_app.extensions["readiness"].reason_against()
+    readiness = current_app.extensions["readiness"]
+    reason = readiness.reason_against()
     if reason is not None:
         abort(503, reason)
     # Without Redis each process counts alone, and serves.
-    is_shared = current_app.extensions["rate_limits"].is_shared()
-    redis = {} if is_shared is None else {"redis": "answers" if is_shared else "does not answer"}
-    return {"status": "ready", **redis}
+    answer = {"status": "ready"}
+    if readiness.is_redis_there is not None:
+        answer["redis"] = "answers" if readiness.is_redis_there else "does not answer"
+    return answer

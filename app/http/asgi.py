@@ -41,6 +41,8 @@ MOST_WAITING = 1000
 MOST_BODIES = 64 * 2**20
 SMALL_BODY = 4096
 
+CLOSE = ("Connection", "close")
+
 _access_log = logging.getLogger("microblog_api.access")
 _log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class RefusedError(Exception):
         fixed = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(body))),
-            ("Connection", "close"),  # the rest of the request is not read
+            CLOSE,  # the rest of the request is not read
         ]
         self.answer = Answer(status, [*headers, *fixed], body.encode())
 
@@ -140,8 +142,8 @@ class Bridge:
             log_request(environ, answer, start)
         finally:
             self._bodies -= max(0, len(body) - SMALL_BODY)
-        if self._draining.is_over(self._generation):
-            answer.headers.append(("Connection", "close"))
+        if self._draining.is_over(self._generation) and CLOSE not in answer.headers:
+            answer.headers.append(CLOSE)
         await answer.send(send)
 
     async def _read_body(self, environ: Environ, receive: _Receive, body: bytearray) -> None:

@@ -35,6 +35,8 @@ class Readiness:
         self._check: Future[str | None] | None = None
         self._began = 0.0
         self._logged: str | None = None
+        # Whether Redis answered when that was last checked; `None` without Redis.
+        self.is_redis_there: bool | None = None
 
     def reason_against(self) -> str | None:
         """Return why requests should go elsewhere, in a request; `None` if they need not."""
@@ -73,6 +75,7 @@ class Readiness:
         return set(scripts.get_heads()), {script.revision for script in scripts.walk_revisions()}
 
     def _look(self) -> str | None:
+        self.is_redis_there = self._app.extensions["rate_limits"].is_shared()
         wanted, known = self.revisions
         try:
             with self._engine.connect() as connection:

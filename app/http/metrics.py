@@ -43,7 +43,7 @@ class Metrics:
 
     def __init__(self, registry: "CollectorRegistry | None" = None) -> None:
         # Imported here, for processes that count nothing.
-        import prometheus_client as prometheus  # noqa: PLC0415
+        import prometheus_client as prometheus  # noqa: PLC0415  only where it is asked for
 
         histogram = partial(prometheus.Histogram, registry=registry)
         counter = partial(prometheus.Counter, registry=registry)
