@@ -19,6 +19,8 @@ from marshmallow.validate import Range
 
 from config_parsers import BASE_DIR, DEFAULT_DATABASE_URL, PARSERS, database_uri, file_path
 
+basedir = str(BASE_DIR)  # the tutorial's name
+
 D = TypeVar("D", int, None)
 
 load_dotenv(BASE_DIR / ".env")
@@ -26,7 +28,14 @@ load_dotenv(BASE_DIR / ".flaskenv")
 
 # What may stand in a file, for secrets of systemd, Docker and Kubernetes: NAME_FILE is its path.
 IN_FILES = frozenset(
-    {"DATABASE_URL", "DATABASE_REPLICA_URL", "SECRET_KEY", "SECRET_KEY_FALLBACKS", "REDIS_URL"}
+    {
+        "DATABASE_URL",
+        "DATABASE_REPLICA_URL",
+        "SECRET_KEY",
+        "SECRET_KEY_FALLBACKS",
+        "MAIL_PASSWORD",
+        "REDIS_URL",
+    }
 )
 
 
@@ -83,6 +92,13 @@ def words(name: str) -> tuple[str, ...]:
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def own_url(host: str, port: int, certificate: Path | None) -> str:
+    """Return where this server listens, for somebody on this machine."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  not to listen on
+    name = f"[{shown}]" if ":" in shown else shown
+    return f"{'https' if certificate else 'http'}://{name}:{port}"
 
 
 def secret_key_of_instance(uri: str, instance_path: str) -> str:
@@ -144,6 +160,8 @@ class Config:
     METRICS_PORT: int | None = whole_number("METRICS_PORT", None, "TCP port", 1, 65535)
     # Number of proxies in front whose X-Forwarded-For and -Proto are trusted.
     TRUSTED_PROXIES: int = whole_number("TRUSTED_PROXIES", 0, "proxies, one behind another", 0, 9)
+    # Path under which a proxy serves the API, as in /app; empty for none.
+    SCRIPT_NAME: str = env.script_name("SCRIPT_NAME", "")
     # Accepted values of the Host header; None accepts any.
     TRUSTED_HOSTS: tuple[str, ...] | None = words("TRUSTED_HOSTS") or None
     # Largest body of a request, in bytes; larger ones get 413.
@@ -171,13 +189,24 @@ class Config:
         "TOKEN_LIFETIME_SECONDS", 3600, "seconds", 1, 365 * 24 * 3600
     )
     LOGIN_MAX_AGE_DAYS: int = whole_number("LOGIN_MAX_AGE_DAYS", 30, "days", 1, 3650)
+    SESSIONS_PER_USER: int = whole_number(
+        "SESSIONS_PER_USER", 50, "live log ins of devices of one user", 1, 1000
+    )
+    # RFC 9470; by default, the lifetime of a login token that is not renewed.
+    FRESH_LOGIN_SECONDS: int = whole_number(
+        "FRESH_LOGIN_SECONDS", 3600, "seconds", 1, 365 * 24 * 3600
+    )
     ACCESS_TOKENS_PER_USER: int = whole_number(
         "ACCESS_TOKENS_PER_USER", 50, "live access tokens of one user", 1, 1000
     )
+    # The largest limit that an access token may have for its requests.
+    ACCESS_TOKEN_LIMIT: str = env.rate_limit("ACCESS_TOKEN_LIMIT", "6000 per minute")
 
     # NIST SP 800-63B-4 requires 15 characters where a password is the only factor, and
     # never fewer than 8; lower it only to keep existing users.
     PASSWORD_MIN_LENGTH: int = whole_number("PASSWORD_MIN_LENGTH", 8, "characters", 1, 256)
+    # Whether common passwords, names and one repeated character are refused as well.
+    PASSWORD_BLOCKLIST: bool = env.unless_off("PASSWORD_BLOCKLIST", "")
     # Argon2id in one lane, with the parameters of the OWASP password storage cheat sheet.
     ARGON2_MEMORY_KIB: int = whole_number("ARGON2_MEMORY_KIB", 19456, "kibibytes", 8, 4 * 2**20)
     ARGON2_TIME_COST: int = whole_number("ARGON2_TIME_COST", 2, "passes", 1, 100)
@@ -189,6 +218,10 @@ class Config:
         1024,
     )
 
+    # Whether addresses at hosts without a dot (alice@localhost), and at reserved domains such
+    # as .local, are accepted.
+    EMAIL_ALLOW_LOCAL: bool = env.switch("EMAIL_ALLOW_LOCAL", "")
+
     # Limits on wrong passwords; app/auth/password_check.py says what each counts.
     LOGIN_LIMIT_PER_SOURCE: str = env.rate_limit("LOGIN_LIMIT_PER_SOURCE", "20 per 5 minutes")
     LOGIN_LIMIT_PER_ACCOUNT: str = env.rate_limit("LOGIN_LIMIT_PER_ACCOUNT", "100 per hour")
@@ -196,8 +229,41 @@ class Config:
     REGISTRATION_LIMIT_PER_SOURCE: str = env.rate_limit(
         "REGISTRATION_LIMIT_PER_SOURCE", "500 per hour"
     )
+    # Limits on mails that strangers can cause: links to set a password or to verify an address.
+    MAIL_LIMIT_PER_SOURCE: str = env.rate_limit("MAIL_LIMIT_PER_SOURCE", "20 per hour")
+    MAIL_LIMIT_PER_RECIPIENT: str = env.rate_limit("MAIL_LIMIT_PER_RECIPIENT", "5 per hour")
     # Where all limits are counted; None: in each process.
     REDIS_URL: str | None = env.redis_url("REDIS_URL", None)
+
+    # None: mails are written to files in instance/mail.
+    MAIL_SERVER: str | None = env.host("MAIL_SERVER", "")
+    MAIL_USE_TLS: bool = env.switch("MAIL_USE_TLS", "")  # STARTTLS
+    MAIL_USE_SSL: bool = env.switch("MAIL_USE_SSL", "")  # TLS from the first byte
+    MAIL_PORT: int = whole_number(
+        "MAIL_PORT", 465 if MAIL_USE_SSL else 587 if MAIL_USE_TLS else 25, "TCP port", 1, 65535
+    )
+    MAIL_USERNAME: str | None = env.ascii_text("MAIL_USERNAME", "")
+    MAIL_PASSWORD: str | None = env.ascii_text("MAIL_PASSWORD", "")
+    # Of all mails; None: no-reply at the host of SITE_URL.
+    MAIL_SENDER: str | None = env.mail_sender("MAIL_SENDER", None)
+    # Who sends: "server", a thread of each process, or "command", `flask mail send`.
+    MAIL_SENT_BY: str = env.mail_sent_by("MAIL_SENT_BY", "server")
+    # What users are told of.
+    NOTICES: tuple[str, ...] = env.notices("NOTICES", "")
+    # How links in mails begin, whatever the Host of a request.
+    SITE_URL: str = (
+        env.page_url("SITE_URL", None) or f"{own_url(HOST, PORT, TLS_CERTIFICATE)}{SCRIPT_NAME}"
+    )
+    # Pages that such links open; None: those of this server, /reset and /verify.
+    RESET_URL: str | None = env.page_url("RESET_URL", None)
+    VERIFY_URL: str | None = env.page_url("VERIFY_URL", None)
+    # OWASP, Forgot Password: "an appropriate period"; NIST SP 800-63B-4, 4.2.1.2: 24 hours.
+    RESET_LINK_SECONDS: int = whole_number("RESET_LINK_SECONDS", 3600, "seconds", 60, 24 * 3600)
+    VERIFY_LINK_SECONDS: int = whole_number(
+        "VERIFY_LINK_SECONDS", 24 * 3600, "seconds", 60, 30 * 24 * 3600
+    )
+    # Whether a user must verify the address before anything else.
+    REQUIRE_VERIFIED_EMAIL: bool = env.switch("REQUIRE_VERIFIED_EMAIL", "")
 
     @staticmethod
     def check() -> None:
@@ -235,3 +301,13 @@ except EnvValidationError as error:
     mistakes = {name: " ".join(several) for name, several in texts.items()}
 if Config.DATABASE_REPLICA_URL and Config.SQLALCHEMY_DATABASE_URI.startswith("sqlite"):
     mistakes["DATABASE_REPLICA_URL"] = "must not be set with SQLite: DATABASE_URL is no PostgreSQL"
+if Config.MAIL_USE_TLS and Config.MAIL_USE_SSL:
+    mistakes["MAIL_USE_SSL"] = "must not be set with MAIL_USE_TLS, which is STARTTLS; use one"
+if Config.MAIL_PASSWORD and not (Config.MAIL_USE_TLS or Config.MAIL_USE_SSL):
+    mistakes.setdefault("MAIL_PASSWORD", "needs MAIL_USE_TLS or MAIL_USE_SSL: it is a secret")
+if bool(Config.MAIL_USERNAME) != bool(Config.MAIL_PASSWORD):
+    mistakes.setdefault("MAIL_USERNAME", "set both MAIL_USERNAME and MAIL_PASSWORD, or neither")
+if Config.MAIL_USERNAME and not Config.MAIL_SERVER:
+    mistakes.setdefault("MAIL_SERVER", "must be set with MAIL_USERNAME")
+if Config.MAIL_SERVER and not os.environ.get("SITE_URL"):
+    mistakes.setdefault("SITE_URL", "must be set with MAIL_SERVER: links in mails begin with it")

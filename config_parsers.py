@@ -5,6 +5,8 @@ text must look like, if it cannot be used.
 """
 
 import re
+from contextlib import suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,17 @@ import limits
 import psycopg
 import redis
 import sqlalchemy as sa
+from email_validator import EmailNotValidError, validate_email
 from marshmallow import ValidationError
 
 BASE_DIR = Path(__file__).resolve().parent
 DEFAULT_DATABASE_URL = "sqlite:///app.db"
+# Events of which users are told by mail.
+ALL_NOTICES = ("password_changed", "email_changed", "log_in", "token_created")
+SWITCH = {
+    **dict.fromkeys(("1", "on", "true", "yes"), True),
+    **dict.fromkeys(("", "0", "off", "false", "no"), False),
+}
 POSTGRESQL = {"postgres", "postgresql", "postgresql+psycopg"}
 
 
@@ -198,14 +207,145 @@ def redis_url(text: str) -> str | None:
     return text or None
 
 
+def ascii_text(text: str) -> str | None:
+    """Return a text, or `None` if it is empty.
+
+    Raises:
+        ValidationError: it has other than ASCII characters, which SMTP's log in does not take.
+    """
+    if not text.isascii():
+        raise ValidationError("must be ASCII")
+    return text or None
+
+
+def host(text: str) -> str | None:
+    """Return the name or address of a host, or `None` for an empty text.
+
+    Raises:
+        ValidationError: it is neither; or it has a port, which has a setting of its own.
+    """
+    if text and not _is_host(text):
+        raise ValidationError("must be a host, such as smtp.example.com, without a port")
+    return text or None
+
+
+def _is_host(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(ip_address(text))
+    labels = text.removesuffix(".").split(".")
+    return all(re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", x) for x in labels)
+
+
+def mail_sender(text: str) -> str | None:
+    """Return the sender of mails, or `None` for an empty text.
+
+    Raises:
+        ValidationError: no e-mail address, with or without a name.
+    """
+    if not text:
+        return None
+    try:
+        validate_email(
+            text, check_deliverability=False, allow_display_name=True, allow_smtputf8=False
+        )
+    except EmailNotValidError:
+        raise ValidationError("must look like API <api@example.com>, or api@example.com") from None
+    return text
+
+
+def mail_sent_by(text: str) -> str:
+    """Return "server", also for an empty text, or "command".
+
+    Raises:
+        ValidationError: neither of them.
+    """
+    if text not in {"", "server", "command"}:
+        raise ValidationError("must be server or command")
+    return text or "server"
+
+
+def notices(text: str) -> tuple[str, ...]:
+    """Return some of `ALL_NOTICES`; all of them for an empty text, none for `off`.
+
+    Raises:
+        ValidationError: another word is among them.
+    """
+    if text in {"", "off"}:
+        return () if text else ALL_NOTICES
+    words = {word.strip() for word in text.split(",")} - {""}
+    if not words <= set(ALL_NOTICES):
+        raise ValidationError(f"must be off, or some of {', '.join(ALL_NOTICES)}")
+    return tuple(name for name in ALL_NOTICES if name in words)
+
+
+def page_url(text: str) -> str | None:
+    """Return the URL of a page or site, without a slash at its end; `None` for an empty text.
+
+    Raises:
+        ValidationError: no such URL.
+    """
+    if not text:
+        return None
+    parts = re.fullmatch(
+        r"https?://(\[[^\]]*\]|[^/:]*)(?::([0-9]{1,5}))?(/[!$-;=A-Z_a-z~]*)?", text
+    )
+    name, port = ("", "0") if parts is None else (parts[1].strip("[]"), parts[2] or "443")
+    if not _is_host(name) or not 0 < int(port) < 2**16:
+        raise ValidationError(
+            "must look like https://example.com or https://example.com/path, in ASCII"
+        )
+    return text.rstrip("/")
+
+
+def script_name(text: str) -> str:
+    """Return the path under which a proxy serves the API, without a slash at its end.
+
+    Raises:
+        ValidationError: no such path.
+    """
+    text = text.rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", text):
+        raise ValidationError("must look like /app or /my/app")
+    return text
+
+
+def switch(text: str) -> bool:
+    """Return whether something is on.
+
+    Raises:
+        ValidationError: neither on nor off.
+    """
+    if text.lower() not in SWITCH:
+        raise ValidationError("must be on or off")
+    return SWITCH[text.lower()]
+
+
+def unless_off(text: str) -> bool:
+    """Return whether something is on, as for an empty text.
+
+    Raises:
+        ValidationError: neither on nor off.
+    """
+    return switch(text or "on")
+
+
 # By these names config.py knows them.
 PARSERS = (
     app_name,
+    ascii_text,
     avatars,
     database_uri,
     file_path,
+    host,
+    mail_sender,
+    mail_sent_by,
+    notices,
     origins,
+    page_url,
     rate_limit,
     redis_url,
     replica_uri,
+    script_name,
+    switch,
+    unless_off,
 )

@@ -66,8 +66,10 @@ def start(host: str, port: int) -> Path:
         sys.exit(f"METRICS_PORT: cannot listen on {shown}:{port}: {reason}")
     base = BASE if os.access(BASE, os.W_OK) else Path(tempfile.gettempdir())
     remove_what_is_left(base)
-    directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    lock(directory, os.O_DIRECTORY)  # until this process and all that it forks have ended
+    # It has its name only when it is locked: another server that starts would remove it.
+    made = Path(tempfile.mkdtemp(prefix=f"new-{PREFIX}", dir=base))
+    lock(made, os.O_DIRECTORY)  # until this process and all that it forks have ended
+    directory = made.rename(base / made.name.removeprefix("new-"))
     process = answer(listener, directory)
     Thread(target=answer_again, args=(process, listener, directory), daemon=True).start()
     return directory

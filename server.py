@@ -84,6 +84,8 @@ def main() -> None:
         loop.add_signal_handler(STEP_BACK, listener.step_back)
         loop.add_reader(alive, stop_as_orphan, loop, alive)
         loop.call_soon(when_listening)
+        if Config.MAIL_SENT_BY == "server":
+            app.extensions["mail"].start()
         bridge = Bridge(app, Config.WEB_THREADS, Config.MAX_CONTENT_LENGTH, draining)
         if metrics_directory is not None:
             identifier = metrics_server.take_number(metrics_directory)

@@ -23,6 +23,9 @@ use_requirements() {
         return
     fi
     [ -t 2 ] && echo "Installing $file, which takes a minute once ..." >&2
-    python -m pip install -qq --disable-pip-version-check --require-hashes -r "$file" || return 1
+    # As constraints, too: before 23.3, pip did not apply the pin of a package to the same
+    # package with an extra, and took its newest release.
+    python -m pip install -qq --disable-pip-version-check --require-hashes \
+        -r "$file" -c "$file" || return 1
     cp "$file" "$installed"
 }

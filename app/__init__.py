@@ -2,7 +2,7 @@
 
 from apiflask import APIFlask
 
-from app import api, auth, cli, extensions, http
+from app import api, auth, cli, extensions, http, mail
 from app.extensions import db
 from app.security import passwords, rate_limits
 from config import Config, secret_key_of_instance
@@ -31,6 +31,6 @@ def create_app(config_class: type[Config] = Config) -> APIFlask:
     app.config["VALIDATION_ERROR_STATUS_CODE"] = 400
     app.json.sort_keys = False  # type: ignore[attr-defined]  # fields come in the order of the schemas
 
-    for part in (extensions, passwords, rate_limits, http, auth, api, cli):
+    for part in (extensions, passwords, rate_limits, mail, http, auth, api, cli):
         part.init_app(app)
     return app

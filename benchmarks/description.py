@@ -28,15 +28,17 @@ NO_STORE = {"Cache-Control": "no-store"}
 def user_as_json(user):
     is_own = user.id == any_auth.current_credential().user_id
     email = {"email": user.email} if is_own else {}
+    roles = {"roles": user.roles} if is_own else {}
     return {
         "id": user.id,
         "username": user.username,
         **email,
         "about_me": user.about_me,
         "last_seen": user.last_seen.isoformat(),
+        **roles,
         "post_count": user.post_count,  # microblog
         "follower_count": user.follower_count,  # microblog
-        "following_count": user.following_count,  # microblog
+        "following_count": user.followed_count,  # microblog
         "_links": {
             "self": path_to("users.get_user", id=user.id),
             "followers": path_to("following.get_followers", id=user.id),  # microblog
@@ -60,8 +62,14 @@ def token_by_hand():
         "scope": credential.scope,
         "expires_in": credential.seconds_left,
         "user": {"id": user_id, "username": username},
+        "roles": list(credential.roles),
     }
-    headers = {"X-User-Id": user_id, "X-Username": username, "X-Scope": credential.scope}
+    headers = {
+        "X-User-Id": user_id,
+        "X-Username": username,
+        "X-Scope": credential.scope,
+        "X-Roles": " ".join(credential.roles),
+    }
     return answer, NO_STORE | headers
 
 

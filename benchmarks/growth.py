@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from app import create_app, db
 from app.auth.credential import find_credential
 from app.cli import fake, fake_posts
-from app.models import Follow, User
+from app.models import Follow, User, recount
 from config import Config
 
 PASSWORD = "correct horse"
@@ -96,12 +96,7 @@ def fill(size):
     ]
     rows = [{"follower_id": a, "followed_id": b} for a, b in pairs]
     db.session.execute(sa.insert(Follow), rows)
-    for column, other in (("following_count", "follower_id"), ("follower_count", "followed_id")):
-        number = sa.select(sa.func.count()).where(getattr(Follow, other) == User.id)
-        values = {column: number.scalar_subquery()}
-        options = {"synchronize_session": False}
-        db.session.execute(sa.update(User).values(values), execution_options=options)
-    db.session.commit()
+    recount()
 
 
 def basic(user):

@@ -17,9 +17,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.helpers import PASSWORD, Server, basic, bearer, until
+from tests.helpers import PASSWORD, Server, basic, bearer, make_certificate, until
 from tests.services import HAProxy, Nginx, PostgreSQL, free_port
-from tests.test_server import make_certificate
 
 READERS, WRITERS = 6, 6
 PAUSE_SECONDS = 0.03  # of each client: the proxies limit the requests of one address

@@ -1,71 +1,92 @@
-"""What checking an access token costs, compared with a login token: CPU time on SQLite.
+"""What checking each kind of token costs, compared with the shared login token.
 
     python -m benchmarks.token_checks
 
-Checks one of each kind, in turns, and asks for `GET /api/users/me` with them,
-in this process. Prints the median of the ratios.
+On SQLite and on a PostgreSQL server of its own: looks up one of each kind, in turns, and
+asks for `GET /api/users/me` with them, in this process. Prints the median of the ratios of
+CPU time.
 """
 
 import statistics
 import tempfile
 import time
+from contextlib import contextmanager
 
 import flask_migrate
 
 from app import create_app, db
 from app.auth.credential import find_credential
-from app.models import AccessToken, User
-from config import Config
+from app.models import AccessToken, DeviceSession, User
+from config import Config, database_uri
+from tests.services import PostgreSQL
 
-ROUNDS, CALLS = 15, 300
+ROUNDS, CALLS = 25, 300
+
+
+@contextmanager
+def databases():
+    """Yield the URI of an empty database of each kind, by its name."""
+    with tempfile.TemporaryDirectory() as folder, PostgreSQL() as postgresql:
+        yield {
+            "SQLite": f"sqlite:///{folder}/app.db",
+            "PostgreSQL": database_uri(postgresql.url),
+        }
 
 
 def main():
-    with tempfile.TemporaryDirectory() as folder:
-
-        class BenchmarkConfig(Config):
-            SQLALCHEMY_DATABASE_URI = f"sqlite:///{folder}/app.db"
-            SECRET_KEY = "of no use anywhere else"
-
-        app = create_app(BenchmarkConfig)
-        client = app.test_client()
-        with app.app_context():
-            flask_migrate.upgrade()
-            user = User.register(
-                username="alice", email="alice@example.com", password="correct horse"
-            )
-            login = user.get_token()
-            access = AccessToken.create(user, "phone", "read", 3600, most=1).text
-            db.session.commit()
-
-            def check_login():
-                assert find_credential(login).seconds_left
-                db.session.remove()
-
-            def check_access():
-                assert find_credential(access).seconds_left
-                db.session.remove()
-
-            print(f"check: {ratio(check_access, check_login):.2f}")
-
-        def request(token):
-            headers = {"Authorization": f"Bearer {token}"}
-            client.get("/api/users/me", headers=headers).close()
-
-        print(f"request: {ratio(lambda: request(access), lambda: request(login)):.2f}")
-        with app.app_context():
-            db.engine.dispose()
+    with databases() as uris:
+        for name, uri in uris.items():
+            print(f"{name}: {compare(uri)}")
 
 
-def ratio(first, second):
-    return statistics.median(seconds(first) / seconds(second) for _ in range(ROUNDS))
+def compare(uri):
+    """Return the ratios as a text."""
+
+    class BenchmarkConfig(Config):
+        SQLALCHEMY_DATABASE_URI = uri
+        SECRET_KEY = "of no use anywhere else"
+
+    app = create_app(BenchmarkConfig)
+    client = app.test_client()
+    with app.app_context():
+        flask_migrate.upgrade()
+        user = User.register(username="alice", email="alice@example.com", password="correct horse")
+        login = user.get_token()
+        others = {
+            "device": DeviceSession.start(user, "phone", 3600, most=1).text,
+            "access": AccessToken.create(user, "phone", "read", 3600, most=1).text,
+        }
+        db.session.commit()
+
+        def check(token):
+            assert find_credential(token).seconds_left
+            db.session.remove()
+
+        checks = {kind: ratio(check, token, login) for kind, token in others.items()}
+
+    def request(token):
+        client.get("/api/users/me", headers={"Authorization": f"Bearer {token}"}).close()
+
+    requests = {kind: ratio(request, token, login) for kind, token in others.items()}
+    with app.app_context():
+        db.engine.dispose()
+    return ", ".join(
+        f"{kind}: check {checks[kind]:.2f}, request {requests[kind]:.2f}" for kind in others
+    )
 
 
-def seconds(call):
-    start = time.process_time()
+def ratio(call, token, other):
+    """Return how much longer `call(token)` takes than `call(other)`."""
+    return statistics.median(cpu_time(call, token) / cpu_time(call, other) for _ in range(ROUNDS))
+
+
+def cpu_time(call, token):
+    call(token)
+    began = time.process_time()
     for _ in range(CALLS):
-        call()
-    return time.process_time() - start
+        call(token)
+    return time.process_time() - began
 
 
-main()
+if __name__ == "__main__":
+    main()

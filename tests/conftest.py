@@ -16,6 +16,8 @@ for line in (Path(__file__).parent.parent / ".env.example").read_text().splitlin
         os.environ.pop(name, None)
         os.environ.pop(f"{name}_FILE", None)
 os.environ.pop("FLASK_DEBUG", None)
+# Servers send no mail, unless a test has them do so: it would be written into the project.
+os.environ["MAIL_SENT_BY"] = "command"
 
 import json
 import re
@@ -30,14 +32,25 @@ import pytest
 import sqlalchemy as sa
 from flask import Flask
 
-from app import create_app, db, extensions
+from app import create_app, db, postgresql
+from app.mail import outbox
 from app.models import Total, lookup
 from app.models.lookup import select_once
 from app.security import rate_limits
 from config import Config, database_uri
+from tests.browser import CHROMIUM, Watched, chromium
 from tests.containers import Podman
 from tests.contract import ContractClient
-from tests.helpers import PASSWORD, ROOT, Server, assert_no_secret_in, passwords_seen, register_user
+from tests.helpers import (
+    PASSWORD,
+    ROOT,
+    Server,
+    assert_no_secret_in,
+    bearer,
+    passwords_seen,
+    register_user,
+)
+from tests.mails import Mailbox
 from tests.relay import Relay
 
 Flask.test_client_class = ContractClient
@@ -55,7 +68,7 @@ def pytest_report_header():
 # Fixtures that start a process; a test that uses one takes seconds.
 SLOW_FIXTURES = {
     *("server", "server_with", "new_server", "two_workers", "proxied", "boot", "redis"),
-    *("counting", "podman", "machine", "machines"),
+    *("counting", "podman", "machine", "machines", "browser"),
 }
 
 
@@ -116,6 +129,8 @@ def config_class(empty_database):
             "PASSWORD_HASH_CONCURRENCY": 2,  # on every machine
             "LOGIN_LIMIT_PER_ADDRESS": "1000000 per hour",
             "REGISTRATION_LIMIT_PER_SOURCE": "1000000 per hour",
+            "MAIL_LIMIT_PER_SOURCE": "1000000 per hour",
+            "MAIL_LIMIT_PER_RECIPIENT": "1000000 per hour",
         },
     )
 
@@ -151,8 +166,8 @@ def app(migrated_app):
 def own_clock():
     """In this process, the time is not that of the database: tests travel in time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(extensions, "set_clock", lambda *_: None)
-        patch.setattr(extensions, "clock_is_outdated", lambda: False)
+        patch.setattr(postgresql, "set_clock", lambda *_: None)
+        patch.setattr(postgresql, "clock_is_outdated", lambda: False)
         yield
 
 
@@ -240,6 +255,35 @@ def token(alice, log_in):
 
 
 @pytest.fixture
+def works(client):
+    """Return a function that says whether a token opens a route."""
+
+    def works(token):
+        status = client.get("/api/users/me", headers=bearer(token)).status_code
+        assert status in {200, 401}
+        return status == 200
+
+    return works
+
+
+@pytest.fixture
+def mailbox(app, tmp_path, monkeypatch):
+    """The folder into which the mails of the outbox are sent."""
+    monkeypatch.setattr(outbox, "RESET_DELAY_SECONDS", 0)
+    former = app.extensions["mail"]
+    yield Mailbox(app, tmp_path / "mail")
+    app.extensions["mail"] = former
+
+
+@pytest.fixture
+def verified(client, alice, mailbox):
+    """Alice's id; her address is verified, and all mails are sent."""
+    body = {"token": mailbox.token()}
+    assert client.post("/api/email-verifications", json=body).status_code == 204
+    return alice
+
+
+@pytest.fixture
 def leave(client):
     def leave(id, headers):
         response = client.delete(f"/api/users/{id}", headers=headers)
@@ -321,7 +365,7 @@ def is_full_scan(statement, plan):
     walks = walks or re.search(
         r"Index (?:Only )?Scan (?:Backward )?using \S+ on \S+.*\n(?!\s*Index Cond)", plan + "\n"
     )
-    page = r'FROM "?user"?\s+WHERE "?user"?.deactivated_at IS NULL ORDER BY "?user"?.id\s+LIMIT'
+    page = r'FROM "?user"?\s+(WHERE "?user"?.deactivated_at IS NULL )?ORDER BY "?user"?.id\s+LIMIT'
     return "Seq Scan on" in plan or (walks and not re.search(page, statement))
 
 
@@ -395,6 +439,27 @@ def new_server(tmp_path):
         DATABASE_URL=uri, SECRET_KEY="of the tests, long enough for no warning", **CHEAP
     ) as new:
         yield new
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium to drive")
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser):
+    contexts = []
+
+    def open_page(**options):
+        contexts.append(browser.new_context(**options))
+        return Watched(contexts[-1].new_page())
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,16 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import time_machine
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "correct horse"
@@ -33,7 +40,7 @@ def basic(username, password=PASSWORD, scheme="Basic"):
 
 
 def assert_no_secret_in(log):
-    assert not re.search(r"mb[la]_[0-9A-Za-z]{20}", log), "a token is in the log"
+    assert not re.search(r"mb[lad]_[0-9A-Za-z]{20}", log), "a token is in the log"
     for password in passwords_seen | {PASSWORD}:
         assert password not in log, "a password is in the log"
 
@@ -150,6 +157,11 @@ def until(condition, seconds=20):
         time.sleep(0.05)
 
 
+def later(**delta):
+    """Travel in time, by what `timedelta` takes."""
+    return time_machine.travel(datetime.now(UTC) + timedelta(**delta))
+
+
 def at_once(count, call):
     """Return the results of `call(0)` to `call(count - 1)`, run concurrently in threads."""
     barrier = threading.Barrier(count)
@@ -160,6 +172,29 @@ def at_once(count, call):
 
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(run, range(count)))
+
+
+def make_certificate(folder, curve=ec.SECP256R1, serial=1):
+    """Write a certificate and its key; return their paths.
+
+    It is for 127.0.0.1, and its own authority.
+    """
+    key = ec.generate_private_key(curve())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), serial, now, now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    encoding = serialization.Encoding.PEM
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(encoding))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "certificate.pem", folder / "key.pem"
 
 
 def register_user(client, name):

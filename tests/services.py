@@ -1,6 +1,6 @@
 """Servers of a test's own, which it may stop, kill, freeze and cut off.
 
-PostgreSQL, also as a cluster with Patroni, and PgBouncer.
+PostgreSQL, also as a cluster with Patroni, PgBouncer, Redis, proxies, and a mail relay.
 
 Each is a context manager: it listens on a free port of 127.0.0.1, and its files are in a
 folder that is removed at the end.
@@ -9,6 +9,7 @@ folder that is removed at the end.
 import configparser
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -58,6 +59,11 @@ def children(pid):
         own = list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
         return own + [deeper for child in own for deeper in children(child)]
     return []
+
+
+def pairs(environment):
+    """Return words as `env` takes them."""
+    return [f"{name}={value}" for name, value in environment.items()]
 
 
 class Service:
@@ -327,6 +333,10 @@ class Network:
     def machine(self, number):
         return f"{self.name}-{number}"
 
+    def on(self, number):
+        """Return the words that run a command on a machine."""
+        return self.program, "netns", "exec", self.machine(number)
+
     def add(self, number):
         """Add a machine, whose address ends in `number`."""
         machine, address = self.machine(number), f"{self.prefix}{number}"
@@ -365,55 +375,48 @@ class Network:
                     os.kill(pid, which)
 
 
-class Etcd(Service):
-    """An etcd of one member, at the address of this process in a `Network`."""
+class EtcdMember(Service):
+    """The etcd of one machine of a `Network`, with deployment/patroni/etcd.env."""
 
-    def __init__(self, network):
+    def __init__(self, network, number):
         self.program = program("etcd")
         super().__init__()
-        self.host = f"{network.prefix}1"
-
-    @property
-    def address(self):
-        return f"{self.host}:{self.port}"
+        self.network, self.number = network, number
+        self.name = f"node{number - 10}"
 
     def command(self):
-        peers = f"http://127.0.0.1:{free_port()}"
-        return [
-            *(
-                self.program,
-                "--data-dir",
-                self.folder / "data",
-                "--log-level",
-                "warn",
-                "--enable-v2",
-            ),
-            *("--listen-client-urls", f"http://{self.address}"),
-            *("--advertise-client-urls", f"http://{self.address}"),
-            *("--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers),
-            *("--initial-cluster", f"default={peers}"),
-        ]
+        lines = (ROOT / "deployment" / "patroni" / "etcd.env").read_text().splitlines()
+        settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+        others = settings.pop("ETCD_INITIAL_CLUSTER")
+        # The file is that of the first machine.
+        own = {
+            name: value.replace("10.0.0.11", f"10.0.0.{self.number}")
+            for name, value in settings.items()
+        }
+        own |= {"ETCD_INITIAL_CLUSTER": others, "ETCD_NAME": self.name}
+        environment = {
+            name: value.replace("10.0.0.", self.network.prefix) for name, value in own.items()
+        }
+        environment |= {"ETCD_DATA_DIR": f"{self.folder}/data", "ETCD_LOG_LEVEL": "warn"}
+        return [*self.network.on(self.number), "env", *pairs(environment), self.program]
 
     def is_ready(self):
-        with suppress(OSError), urllib.request.urlopen(f"http://{self.address}/health", timeout=1):
-            return True
-        return False
+        """Return whether it runs; it serves once most of its cluster do."""
+        return self.process.poll() is None
 
 
 class PatroniNode(Service):
-    """A machine with Patroni and PostgreSQL, with deployment/patroni/patroni.yml.
+    """A machine with Patroni, PostgreSQL and etcd, with the files of deployment/patroni/.
 
     Args:
-        network: where the machine is made.
-        number: its address ends in this.
-        etcd: an `Etcd`.
+        etcd: the `EtcdMember` of the machine.
     """
 
-    def __init__(self, network, number, etcd):
+    def __init__(self, etcd):
         self.program = program("patroni")
         super().__init__()
-        self.network, self.number, self.etcd = network, number, etcd
-        self.host = f"{network.prefix}{number}"
+        self.network, self.number, self.etcd = etcd.network, etcd.number, etcd
+        self.host = f"{self.network.prefix}{self.number}"
 
     @property
     def address(self):
@@ -421,10 +424,9 @@ class PatroniNode(Service):
 
     def create(self):
         shutil.chown(self.folder, "postgres", "postgres")
-        self.network.add(self.number)
         text = (ROOT / "deployment" / "patroni" / "patroni.yml").read_text()
         for ours, theirs in (
-            ("10.0.0.0/24", f"{self.network.prefix}0/24"),
+            ("10.0.0.", self.network.prefix),
             ("/var/run/postgresql", str(self.folder)),
         ):
             assert ours in text
@@ -433,8 +435,7 @@ class PatroniNode(Service):
 
     def command(self):
         environment = {
-            "PATRONI_NAME": f"node{self.number}",
-            "PATRONI_ETCD_HOSTS": self.etcd.address,
+            "PATRONI_NAME": self.etcd.name,
             "PATRONI_RESTAPI_CONNECT_ADDRESS": f"{self.host}:8008",
             "PATRONI_POSTGRESQL_CONNECT_ADDRESS": self.address,
             "PATRONI_POSTGRESQL_DATA_DIR": f"{self.folder}/data",
@@ -442,11 +443,15 @@ class PatroniNode(Service):
             "PATRONI_POSTGRESQL_PGPASS": f"{self.folder}/pgpass",
         }
         return [
-            *(self.network.program, "netns", "exec", self.network.machine(self.number)),
+            *self.network.on(self.number),
             *("setpriv", "--reuid", "postgres", "--regid", "postgres", "--init-groups"),
-            *("env", *(f"{name}={value}" for name, value in environment.items())),
-            *(self.program, self.folder / "patroni.yml"),
+            *("env", *pairs(environment), self.program, self.folder / "patroni.yml"),
         ]
+
+    def start(self, seconds=60):
+        if self.etcd.process.poll() is not None:
+            self.etcd.start()
+        super().start(seconds)
 
     def asks(self, path):
         """Return whether Patroni answers 200 at this path of its REST API."""
@@ -462,6 +467,7 @@ class PatroniNode(Service):
         """End the machine as a power cut does; Patroni is told with SIGTERM by nobody here."""
         self.network.signal(self.number, how or signal.SIGKILL)
         self.process.wait(timeout=60)
+        self.etcd.process.wait(timeout=60)
 
     def _signal_all(self, which):
         self.network.signal(self.number, which)
@@ -475,7 +481,7 @@ class PatroniNode(Service):
 
 
 class Patroni:
-    """Three machines with PostgreSQL and Patroni, of which one is the primary; and an etcd.
+    """Three machines with PostgreSQL, Patroni and etcd, of which one is the primary.
 
     Attributes:
         nodes: each a `PatroniNode`.
@@ -489,10 +495,11 @@ class Patroni:
     def __enter__(self):
         with ExitStack() as stack:
             network = stack.enter_context(Network())
-            etcd = stack.enter_context(Etcd(network))
-            self.nodes = []
-            for number in (11, 12, 13):
-                self.nodes.append(stack.enter_context(PatroniNode(network, number, etcd)))
+            members = [EtcdMember(network, number) for number in (11, 12, 13)]
+            for member in members:
+                network.add(member.number)
+                stack.enter_context(member)
+            self.nodes = [stack.enter_context(PatroniNode(member)) for member in members]
             self.hosts = ",".join(node.address for node in self.nodes)
             self.url = f"postgresql://{ROLE}:{ROLE_PASSWORD}@{self.hosts}/{ROLE}"
             self.wait_until_whole()
@@ -664,3 +671,96 @@ class HAProxy(Service):
 
     def log(self):
         return self.output()
+
+
+class OpenSMTPD(Service):
+    """OpenSMTPD with deployment/opensmtpd/smtpd.conf: passes mails on to a mail server.
+
+    Its queue outlives `stop`, `kill` and another `start`. It offers no TLS, as that of Debian 12
+    cannot: OpenSMTPD 6.8 with OpenSSL 3 fails in the handshake of each client.
+
+    Args:
+        provider: a `tests.smtp.SMTPServer` with STARTTLS and a user.
+        authority: path of the certificates that it trusts, PEM; by default the provider's.
+    """
+
+    conf = ROOT / "deployment" / "opensmtpd" / "smtpd.conf"
+
+    def __init__(self, provider, *, authority=None):
+        self.program = program("smtpd")
+        allowed = subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True)
+        if allowed.returncode != 0:
+            pytest.skip("no permission to make mount namespaces")
+        super().__init__()
+        self.provider, self.authority = provider, authority
+
+    @property
+    def environment(self):
+        """The settings with which the application sends through it."""
+        return {"MAIL_SERVER": "127.0.0.1", "MAIL_PORT": str(self.port)}
+
+    def create(self):
+        (self.folder / "spool").mkdir()
+        (self.folder / "spool").chmod(0o711)
+        secret = self.folder / "secrets"
+        secret.write_text(f"provider {self.provider.username}:{self.provider.password}\n")
+        secret.chmod(0o600)
+        text = changed(
+            self.conf.read_text(),
+            {
+                "127.0.0.1 port 25": f"127.0.0.1 port {self.port}",
+                "smtp.example.com:587": self.provider.address,
+                "/etc/smtpd.secrets": secret,
+            },
+        )
+        (self.folder / "smtpd.conf").write_text(text)
+
+    def command(self):
+        """Run it with a spool, a socket and trusted certificates that nobody else sees."""
+        mounts = """
+            mount -t tmpfs none /var/spool
+            mkdir /var/spool/smtpd
+            mount --bind spool /var/spool/smtpd
+            mount -t tmpfs none /run
+            mount -t tmpfs none /etc/ssl/certs
+            cp "$1" /etc/ssl/certs/ca-certificates.crt
+            exec "$0" -d -f "$PWD/smtpd.conf"
+        """
+        authority = self.authority or self.provider.certificate
+        return ["unshare", "--mount", "sh", "-ec", mounts, self.program, authority]
+
+    def stop(self, how=None):
+        below = children(self.process.pid)
+        super().stop(how)
+        for pid in below:  # after SIGKILL they would end a little later
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while self.is_ready():
+            time.sleep(0.01)
+
+    def control(self, *words):
+        """Return what `smtpctl` answers."""
+        inside = ["nsenter", "--mount", "--target", str(self.process.pid), program("smtpctl")]
+        return subprocess.check_output([*inside, *words], text=True)
+
+    def queue(self):
+        """Return the recipients of the mails that it keeps, whether it runs or not."""
+        recipients = []
+        for path in (self.folder / "spool" / "queue").glob(f"*/*/{'[0-9a-f]' * 16}"):
+            with suppress(FileNotFoundError):  # passed on meanwhile
+                recipients += re.findall(r"^rcpt: (.*)", path.read_text(), re.MULTILINE)
+        return recipients
+
+    def drain(self, seconds=30):
+        """Pass the queue on until it is empty; after a failure it would wait for minutes."""
+        give_up = time.monotonic() + seconds
+        while self.queue():
+            assert time.monotonic() < give_up, self.output()
+            self.retry()
+            time.sleep(0.2)
+
+    def retry(self):
+        """Try again now; what is under way already may still fail, and wait again."""
+        for line in self.control("show", "routes").splitlines():
+            self.control("resume", "route", line.split(".", 1)[0].strip())
+        self.control("schedule", "all")

@@ -61,9 +61,12 @@ def test_the_text_of_an_access_token_is_shown_only_once(client, alice, token, wa
         "id": made["id"],
         "name": "Phone 📱",
         "scope": "read write",
+        "limit": None,
         "expires_in": 3600,
         "created": made["created"],
         "last_used": None,
+        "previous_expires_in": None,
+        "previous_last_used": None,
         "_links": {"self": f"/api/access-tokens/{made['id']}"},
         "token": made["token"],
     }
@@ -111,6 +114,15 @@ def test_an_access_token_expires_after_30_days_or_after_expires_in(client, make)
         ({"name": "x", "scope": "read", "expires_in": True}, "expires_in"),
         ({"name": "x", "scope": "read", "expires_in": 3600.5}, "expires_in"),
         ({"name": "x", "scope": "read", "expires_in": None}, "expires_in"),
+        ({"name": "x", "scope": "read", "limit": ""}, "limit"),
+        ({"name": "x", "scope": "read", "limit": 100}, "limit"),
+        ({"name": "x", "scope": "read", "limit": "0 per minute"}, "limit"),
+        ({"name": "x", "scope": "read", "limit": "6001 per minute"}, "limit"),
+        ({"name": "x", "scope": "read", "limit": "101 per second"}, "limit"),
+        ({"name": "x", "scope": "read", "limit": "6001 per hour"}, "limit"),
+        ({"name": "x", "scope": "read", "limit": "1 per minute; 2 per hour"}, "limit"),
+        ({"name": "x", "scope": "read", "limit": "1 per 1000 days"}, "limit"),
+        ({"name": "x", "scope": "read", "limit": "1 per minute\n"}, "limit"),
     ],
 )
 def test_an_invalid_body_is_refused_and_the_field_named(client, alice, body, field):
@@ -119,6 +131,9 @@ def test_an_invalid_body_is_refused_and_the_field_named(client, alice, body, fie
     assert list(response.json["errors"]) == [field]
     if field == "scope" and "scope" in body and isinstance(body["scope"], str):
         assert "read write introspect" in response.json["message"]
+    if field == "limit" and isinstance(body["limit"], str):
+        assert "such as 100 per minute" in response.json["message"]
+        assert "at most 6000 per minute" in response.json["message"]
 
 
 def test_the_name_of_a_live_access_token_is_unique_per_user(client, make, bob):

@@ -121,7 +121,7 @@ def test_a_log_in_is_refused_if_the_password_changes_meanwhile(
         with app.app_context():
             alice_of_session().password_hash = generate_password_hash(PASSWORD, "pbkdf2:sha256:1")
             db.session.commit()
-    name = {"anew": "renew_password_hash", "as before": "get_token"}[hashed]
+    name = {"anew": "renew_password_hash", "as before": "log_in"}[hashed]
     verb = getattr(User, name)
 
     def change_in_between(user, argument):
@@ -243,24 +243,24 @@ def test_activation_restores_everything_except_the_token(app, client, leave, ali
 
 
 def test_a_log_in_is_refused_if_the_user_is_deactivated_meanwhile(app, client, alice, monkeypatch):
-    get_token = User.get_token
+    log_in = User.log_in
 
     def leave_in_between(user, expires_in):
         arguments = ["users", "deactivate", "alice"]
         run_meanwhile(app, lambda: app.test_cli_runner().invoke(args=arguments))
-        return get_token(user, expires_in)
+        return log_in(user, expires_in)
 
-    monkeypatch.setattr(User, "get_token", leave_in_between)
+    monkeypatch.setattr(User, "log_in", leave_in_between)
     assert client.post("/api/tokens", headers=basic("alice")).status_code == 401
 
 
-def test_get_token_raises_for_a_deactivated_user(app, alice):
+def test_log_in_raises_for_a_deactivated_user(app, alice):
     with app.app_context():
         user = alice_of_session()
         user.deactivated_at = datetime.now(UTC)
         db.session.commit()
         with pytest.raises(OutdatedError):
-            user.get_token()
+            user.log_in(3600)
 
 
 def test_a_password_change_or_deactivation_takes_effect_at_once_in_every_process(

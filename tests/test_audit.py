@@ -48,7 +48,7 @@ def test_each_event_is_a_line(app, client, alice, events):
 def test_a_line_has_a_time_and_the_id_of_the_response(client, alice, events):
     response = client.post("/api/tokens", headers=basic("alice"))
     line = events()[-1]
-    assert list(line) == ["time", "event", "user_id", "source", "request_id"]
+    assert list(line) == ["time", "event", "user_id", "source", "request_id", "by"]
     assert datetime.fromisoformat(line["time"]).utcoffset() == timedelta(0)
     assert line["request_id"] == response.headers["X-Request-Id"]
 
@@ -93,3 +93,21 @@ def test_an_event_is_logged_only_after_the_commit(client, token, events, monkeyp
     monkeypatch.setattr(db.session, failing, fail)
     assert client.delete("/api/tokens", headers=bearer(token)).status_code == 500
     assert len(events()) == before
+
+
+def test_changes_of_the_user_name_and_address_are_logged_without_them(client, alice, events):
+    path, headers = f"/api/users/{alice}", basic("alice@example.com")
+    for body in (
+        {"username": "alice", "about_me": "x"},
+        {"username": "liddell"},
+        {"email": "liddell@example.com", "username": "Liddell"},
+    ):
+        headers = basic("alice@example.com")
+        assert client.put(path, json=body, headers=headers).status_code == 200
+    told = [line for line in events() if line["event"] != "log_in"]
+    assert [fields(line)[:2] for line in told] == [
+        ("username_changed", alice),
+        ("username_changed", alice),
+        ("email_changed", alice),
+    ]
+    assert "liddell" not in str(told).lower()

@@ -1,83 +1,14 @@
 """The API in a browser: the page at `/docs`, and pages of other origins."""
 
-import os
-import shutil
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import Error, expect
 
+from tests.browser import picture
 from tests.helpers import PASSWORD, Server
-
-pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium")
-# A folder for screenshots of the page: SCREENSHOTS=docs ./test.sh -k browser
-SCREENSHOTS = os.environ.get("SCREENSHOTS")
-
-expect.set_options(timeout=20_000)  # milliseconds; machines may be slow
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to drive")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *quiet]
-        )
-        yield browser
-        browser.close()
-
-
-class Watched:
-    """A page, with its requests, errors and password dialogs."""
-
-    def __init__(self, page):
-        self.page = page
-        self.requests, self.errors, self.dialogs = [], [], []
-        page.on("request", lambda request: self.requests.append(request.url))
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", self.note_message)
-        self.devtools = page.context.new_cdp_session(page)
-        self.devtools.on("Fetch.requestPaused", self.let_pass)
-        self.devtools.on("Fetch.authRequired", self.note_dialog)
-        self.devtools.send("Fetch.enable", {"handleAuthRequests": True})
-
-    def note_message(self, message):
-        if message.type in {"error", "warning"}:
-            self.errors.append(message.text)
-
-    def let_pass(self, event):
-        self.devtools.send("Fetch.continueRequest", {"requestId": event["requestId"]})
-
-    def note_dialog(self, event):
-        """Record that the browser would open its own password dialog."""
-        self.dialogs.append(event["request"]["url"])
-        answer = {"authChallengeResponse": {"response": "CancelAuth"}}
-        self.devtools.send("Fetch.continueWithAuth", {"requestId": event["requestId"], **answer})
-
-
-@pytest.fixture
-def open_page(browser):
-    contexts = []
-
-    def open_page(**options):
-        contexts.append(browser.new_context(**options))
-        return Watched(contexts[-1].new_page())
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def picture(page, name):
-    if SCREENSHOTS is not None:
-        page.screenshot(path=Path(SCREENSHOTS) / name)
 
 
 class Docs:

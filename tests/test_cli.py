@@ -76,6 +76,20 @@ def test_a_user_is_deactivated_and_activated(flask, client, alice, token, login)
     assert flask("users", "activate", login) == "alice is activated already\n"
 
 
+def test_a_recount_puts_the_number_of_users_right(app, flask, client, alice, bob):
+    flask("users", "deactivate", "bob")
+    assert flask("users", "recount") == "0 rows were wrong\n"
+    with app.app_context():
+        rows = [{"username": name, "email": name} for name in ("carol", "dave")]
+        db.session.execute(sa.insert(User), rows)
+        db.session.delete(db.session.get(User, bob))  # was not counted any more
+        db.session.commit()
+    assert flask("users", "recount") == "1 row was wrong\n"
+    assert flask("users", "recount") == "0 rows were wrong\n"
+    page = client.get("/api/users", headers=basic("alice")).json
+    assert page["_meta"]["total_items"] == 3
+
+
 def test_a_new_password_opens_the_account_and_ends_the_token(flask, client, alice, token):
     flask("users", "password", "alice", typed="battery staple\n")
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
@@ -118,12 +132,23 @@ def test_tokens_create_prints_only_the_text_of_the_access_token(flask, client, a
     assert client.get("/api/tokens", headers=bearer(text)).json["expires_in"] <= 600
 
 
+def test_tokens_create_takes_a_limit_that_tokens_list_shows(flask, client, alice):
+    limited = ("backup", "--scope", "read", "--limit", "2 per minute")
+    text = flask("tokens", "create", "alice", *limited).strip()
+    flask("tokens", "create", "alice", "free", "--scope", "read")
+    statuses = [client.get("/api/users", headers=bearer(text)).status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    lines = flask("tokens", "list", "alice").splitlines()
+    assert [line.split("\t")[5] for line in lines] == ["2 per minute", "no limit"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("backup", "--scope", "admin"), "scope: must be one or more of: read write introspect"),
         (("", "--scope", "read"), "name: must be 1 to 64 characters long"),
         (("backup", "--scope", "read", "--expires-in", "1"), "expires_in: must be"),
+        (("backup", "--scope", "read", "--limit", "many"), "limit: must be a number per time"),
         (("taken", "--scope", "read"), "name: another live token of the user has it"),
         (("second", "--scope", "read"), "limit of 1 access tokens reached"),
     ],
@@ -173,7 +198,7 @@ def test_one_access_token_is_revoked_by_its_name(flask, client, alice, token):
 
 
 def test_tokens_that_expired_long_ago_are_deleted_in_batches(flask, alice, monkeypatch):
-    monkeypatch.setattr("app.models.access_token.PRUNE_BATCH", 2)
+    monkeypatch.setattr("app.models.stored_token.PRUNE_BATCH", 2)
     now = datetime.now(UTC)
     for number in range(5):
         flask("tokens", "create", "alice", f"old {number}", "--scope", "read", "--expires-in", "60")
@@ -214,6 +239,19 @@ def test_tokens_doctor_lists_unused_and_expiring_tokens_and_tokens_of_a_former_k
         assert flask("tokens", "doctor") == "alice\tidle\tnot used for 90 days\n"
     app.config.update(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[app.config["SECRET_KEY"]])
     assert "1 token sealed under a former SECRET_KEY" in flask("tokens", "doctor")
+
+
+def test_tokens_doctor_names_rotated_tokens_whose_old_text_is_used(flask, client, alice):
+    old = flask("tokens", "create", "alice", "backup", "--scope", "read").strip()
+    (fields,) = (line.split("\t") for line in flask("tokens", "list", "alice").splitlines())
+    path, body = f"/api/access-tokens/{fields[0]}/rotation", {"overlap_seconds": 3 * 24 * 3600}
+    assert client.post(path, json=body, headers=basic("alice")).status_code == 200
+    assert flask("tokens", "doctor") == ""
+    with client.get("/api/users/me", headers=bearer(old)):
+        pass
+    finding = "rotated, but the old text is used; it expires in 3.0 days"
+    assert flask("tokens", "doctor") == f"alice\tbackup\t{finding}\n"
+    assert len(flask("tokens", "list", "alice").splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from marshmallow import ValidationError
 
+import config_parsers as parsers
 from app import create_app
 from config import BASE_DIR, IN_FILES, SETTINGS, ConfigError, misspelled, secret_key_of_instance
 from config_parsers import database_uri, rate_limit, redis_url
@@ -29,6 +30,11 @@ def python(code, directory=ROOT, **environment):
         text=True,
         check=False,
     )
+
+
+def test_the_folder_of_the_project_has_the_name_of_the_tutorial():
+    code = "import os, config; print(open(os.path.join(config.basedir, '.flaskenv')).read())"
+    assert "FLASK_APP" in python(code).stdout
 
 
 def test_the_defaults_are_safe():
@@ -400,3 +406,147 @@ def test_an_empty_key_file_stops_the_start(tmp_path):
     (tmp_path / "secret_key").touch()
     with pytest.raises(ConfigError, match="is empty"):
         secret_key_of_instance("sqlite://", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "said"),
+    [
+        (parsers.host, "smtp.example.com:587", "must be a host"),
+        (parsers.host, "smtp://smtp.example.com", "must be a host"),
+        (parsers.host, "smtp..example.com", "must be a host"),
+        (parsers.host, "x" * 64, "must be a host"),
+        (parsers.host, " ", "must be a host"),
+        (parsers.ascii_text, "pässword", "must be ASCII"),
+        (parsers.switch, "maybe", "must be on or off"),
+        *(
+            (parsers.script_name, text, "must look like /app")
+            for text in ("app", "//a", "/a?", "/ä")
+        ),
+        (parsers.mail_sender, "not an address", "must look like API <api@example.com>"),
+        (parsers.mail_sender, "A <a@example.com>, b@example.com", "must look like API"),
+        (parsers.mail_sent_by, "nobody", "must be server or command"),
+        (parsers.notices, "log_in, log_out", "must be off, or some of password_changed"),
+        (parsers.page_url, "example.com", "must look like https://example.com"),
+        (parsers.page_url, "https://[::1", "must look like https://example.com"),
+        (parsers.page_url, "https://example.com:99999", "must look like https://example.com"),
+        (parsers.page_url, "https://bücher.example", "in ASCII"),
+        (parsers.page_url, "https://user@example.com", "must look like https://example.com"),
+        (parsers.page_url, "https://example.com/#/reset", "must look like https://example.com"),
+        (parsers.page_url, "javascript:alert(1)", "must look like https://example.com"),
+    ],
+)
+def test_a_text_that_is_of_no_use_for_mail_is_refused(parse, text, said):
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "value"),
+    [
+        *((parsers.host, text, text) for text in ("localhost", "smtp.example.com", "::1")),
+        *((parsers.host, text, None) for text in ("",)),
+        *((parsers.script_name, text, "") for text in ("", "/")),
+        *((parsers.script_name, text, "/my/app-2") for text in ("/my/app-2", "/my/app-2/")),
+        *((parsers.switch, text, True) for text in ("1", "on", "TRUE", "yes")),
+        *((parsers.switch, text, False) for text in ("", "0", "off", "False", "no")),
+        (parsers.mail_sender, "Example <api@example.com>", "Example <api@example.com>"),
+        (parsers.mail_sender, "", None),
+        (parsers.notices, "off", ()),
+        (parsers.notices, "token_created,,log_in", ("log_in", "token_created")),
+        (parsers.notices, "", parsers.ALL_NOTICES),
+        (parsers.page_url, "http://[::1]:5000/", "http://[::1]:5000"),
+        (parsers.page_url, "https://x.example/a/b", "https://x.example/a/b"),
+        (parsers.page_url, "", None),
+    ],
+)
+def test_a_setting_of_mail_is_read(parse, text, value):
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "True False"),
+        ({"PASSWORD_BLOCKLIST": "", "EMAIL_ALLOW_LOCAL": ""}, "True False"),
+        ({"PASSWORD_BLOCKLIST": "off", "EMAIL_ALLOW_LOCAL": "on"}, "False True"),
+    ],
+)
+def test_the_rules_for_accounts_are_strict_unless_the_settings_say_otherwise(settings, expected):
+    code = "from config import Config as c; print(c.PASSWORD_BLOCKLIST, c.EMAIL_ALLOW_LOCAL)"
+    assert python(code, **settings).stdout.strip() == expected
+
+
+@pytest.mark.parametrize("name", ["PASSWORD_BLOCKLIST", "EMAIL_ALLOW_LOCAL"])
+def test_a_switch_of_the_accounts_is_on_or_off(name):
+    done = python("import config; config.Config.check()", **{name: "perhaps"})
+    assert f"{name}: must be on or off" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "http://127.0.0.1:5000"),
+        ({"SCRIPT_NAME": "/app/"}, "http://127.0.0.1:5000/app"),
+        ({"SCRIPT_NAME": "/app", "SITE_URL": "https://x.example/b"}, "https://x.example/b"),
+    ],
+)
+def test_links_in_mails_begin_with_the_path_of_the_api(settings, expected):
+    code = "from config import Config as c; print(c.SITE_URL)"
+    assert python(code, **settings).stdout.strip() == expected
+
+
+def test_each_setting_of_mail_that_cannot_be_used_is_named():
+    wrong = {
+        "MAIL_SERVER": "a:1",
+        "MAIL_PORT": "0",
+        "MAIL_USE_TLS": "2",
+        "MAIL_USE_SSL": "2",
+        "MAIL_USERNAME": "é",
+        "MAIL_PASSWORD": "é",
+        "MAIL_SENDER": "x",
+        "MAIL_SENT_BY": "x",
+        "NOTICES": "x",
+        "SITE_URL": "x",
+        "RESET_URL": "x",
+        "VERIFY_URL": "x",
+        "RESET_LINK_SECONDS": "59",
+        "VERIFY_LINK_SECONDS": "x",
+        "REQUIRE_VERIFIED_EMAIL": "2",
+        "MAIL_LIMIT_PER_SOURCE": "x",
+        "MAIL_LIMIT_PER_RECIPIENT": "0 per hour",
+    }
+    done = python("import config; config.Config.check()", **wrong)
+    said = done.stderr.partition("ConfigError: ")[2].splitlines()
+    assert {line.partition(":")[0] for line in said} == set(wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"MAIL_SERVER": "a.example", "MAIL_USERNAME": "a", "MAIL_USE_TLS": "1"},
+            ["MAIL_USERNAME: set both", "SITE_URL: must be set with MAIL_SERVER"],
+        ),
+        (
+            {"MAIL_USERNAME": "a", "MAIL_PASSWORD": "b"},
+            ["MAIL_PASSWORD: needs MAIL_USE_TLS", "MAIL_SERVER: must be set with MAIL_USERNAME"],
+        ),
+        ({"MAIL_USE_TLS": "1", "MAIL_USE_SSL": "1"}, ["MAIL_USE_SSL: must not be set with"]),
+    ],
+)
+def test_settings_of_mail_that_contradict_each_other_are_named(settings, said):
+    done = python("import config; config.Config.check()", **settings)
+    for line in said:
+        assert line in done.stderr
+
+
+def test_the_defaults_of_mail_follow_from_other_settings():
+    code = (
+        "from config import Config as c; print(c.SITE_URL, c.MAIL_PORT, c.MAIL_SENT_BY, c.NOTICES)"
+    )
+    everything = "('password_changed', 'email_changed', 'log_in', 'token_created')"
+    assert python(code).stdout == f"http://127.0.0.1:5000 25 server {everything}\n"
+    settings = {"HOST": "::", "PORT": "80", "MAIL_USE_TLS": "yes", "MAIL_SENT_BY": ""}
+    assert python(code, **settings).stdout == f"http://[::1]:80 587 server {everything}\n"
+    settings = {"SITE_URL": "https://x.example/api/", "MAIL_USE_SSL": "true", "NOTICES": "off"}
+    assert python(code, **settings).stdout == "https://x.example/api 465 server ()\n"

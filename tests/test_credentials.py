@@ -227,3 +227,46 @@ def test_a_refused_log_in_takes_the_same_time_for_every_reason(app, client, regi
 
 def _within_5_percent(medians):
     return all(0.95 < median / medians["alice"] < 1.05 for median in medians.values())
+
+
+# -- Encodings -------------------------------------------------------------------------
+
+
+def encoded(username, password, encoding):
+    credentials = f"{username}:{password}".encode(encoding)
+    return {"Authorization": f"Basic {base64.b64encode(credentials).decode()}"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("password", ["größer als groß", "Ã¼ber everything", "éèê" * 5])
+def test_a_password_works_in_utf_8_and_in_latin_1(client, register, encoding, password):
+    register("alice", password=password)
+    headers = encoded("alice", password, encoding)
+    assert client.post("/api/tokens", headers=headers).status_code == 200
+    wrong = encoded("alice", password + "ß", encoding)
+    assert client.post("/api/tokens", headers=wrong).status_code == 401
+
+
+def test_a_wrong_password_with_two_readings_is_charged_once(app, client, alice):
+    app.config["LOGIN_LIMIT_PER_SOURCE"] = "3 per hour"
+    headers = encoded("alice", "größer", "utf-8")
+    answers = [client.post("/api/tokens", headers=headers).status_code for _ in range(4)]
+    assert answers == [401, 401, 401, 429]
+
+
+def test_a_hash_is_never_renewed_with_the_wrong_reading_of_a_password(app, client, register):
+    password = "Ã¼ber everything"
+    register("alice", password=password)
+    app.config["ARGON2_TIME_COST"] += 1
+    latin_1 = encoded("alice", password, "latin-1")
+    assert client.post("/api/tokens", headers=latin_1).status_code == 200
+    for encoding in ("utf-8", "latin-1"):
+        headers = encoded("alice", password, encoding)
+        assert client.post("/api/tokens", headers=headers).status_code == 200
+    app.config["ARGON2_TIME_COST"] -= 1
+
+
+@pytest.mark.parametrize("text", ["!!!", "YQ", "", "/w=", "\xff"])
+def test_what_is_not_base64_is_refused(client, text):
+    response = client.post("/api/tokens", headers={"Authorization": f"Basic {text}"})
+    assert response.status_code == 401

@@ -77,7 +77,7 @@ def test_a_database_of_the_first_schema_keeps_its_rows(fresh_app):
         page = User.page(1, 10)
         assert page.total == 2
         for user in page.items:  # microblog
-            counts = (user.post_count, user.follower_count, user.following_count)  # microblog
+            counts = (user.post_count, user.follower_count, user.followed_count)  # microblog
             assert counts == (0, 0, 0)  # microblog
         db.session.rollback()
         flask_migrate.downgrade(revision="0001")
@@ -118,6 +118,16 @@ def test_a_sqlite_database_is_for_its_owner_only_and_an_existing_one_keeps_its_m
             assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {mode}
             db.session.remove()
             db.engine.dispose()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_sqlite_database_that_root_creates_belongs_to_the_owner_of_its_folder(tmp_path):
+    os.chown(tmp_path, 10001, 10002)
+    environment = {**os.environ, "DATABASE_URL": f"sqlite:///{tmp_path}/app.db"}
+    command = [sys.executable, "-m", "flask", "db", "upgrade"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    owners = {(path.stat().st_uid, path.stat().st_gid) for path in tmp_path.iterdir()}
+    assert owners == {(10001, 10002)}
 
 
 @pytest.mark.parametrize("uri", ["sqlite://", "sqlite:///:memory:"])

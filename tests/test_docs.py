@@ -7,8 +7,10 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from contextlib import closing, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,6 +24,8 @@ PAGES = [
     "logging-in.md",
     "access-tokens.md",
     "users.md",
+    "mail.md",
+    "admin.md",
     "posts.md",  # microblog
     "errors.md",
     "introspection.md",
@@ -35,7 +39,12 @@ PAGES = [
 def test_the_session_of_a_page_matches_the_answers_of_a_new_server(page, new_server, tmp_path):
     session = "".join(blocks((DOCS / page).read_text(), "sh"))
     assert session.count("\n# {") >= 4
-    assert_prints_as_documented(session, new_server.url, tmp_path)
+    # For `flask`, on the server.
+    environment = new_server.environment | {
+        "FLASK_APP": str(ROOT / "microblog_api.py"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    assert_prints_as_documented(session, new_server.url, tmp_path, environment)
 
 
 @pytest.mark.parametrize(
@@ -111,9 +120,9 @@ def test_the_table_of_commands_is_complete(app):
         re.match(r"\| `flask ([\w-]+(?: \w+)?)", row[0]).group(1)
         for row in rows("operation.md", "command")
     }
-    own = ("users", "tokens", "fake")
+    own = ("users", "tokens", "mail", "fake")
     commands = {f"{name} {command}" for name in own for command in app.cli.commands[name].commands}
-    assert told == commands | {name for name in app.cli.commands if name.startswith("db-")}
+    assert told == commands | {name for name in app.cli.commands if "-" in name}
 
 
 def test_the_table_of_audit_events_is_complete():
@@ -162,11 +171,13 @@ def proxied(tmp_path):
     database = f"sqlite:///{tmp_path}/app.db"
     page = (DOCS / "deployment.md").read_text()
     (start,) = [
-        block for block in blocks(page, "sh") if re.match("TRUSTED_PROXIES=.* ./boot.sh", block)
+        block
+        for block in blocks(page, "sh")
+        if re.match("TRUSTED_PROXIES=.* TRUSTED_HOSTS=.* ./boot.sh", block)
     ]
     settings = dict(word.split("=") for word in start.split() if "=" in word)
     with Server(DATABASE_URL=database, SECRET_KEY="of tests", **CHEAP, **settings) as server:
-        (conf,) = blocks(page, "nginx")
+        conf, _under_a_path = blocks(page, "nginx")
         for theirs, here in [
             ("443", f"127.0.0.1:{port}"),
             ("127.0.0.1:5000", urlsplit(server.url).netloc),
@@ -206,7 +217,7 @@ def test_a_server_behind_the_documented_proxy_refuses_other_hosts(proxied):
 
 
 def pages():
-    yield from ROOT.glob("*.md")
+    yield from [*ROOT.glob("*.md"), *ROOT.glob("conformance/*.md")]
     yield from (path for path in DOCS.rglob("*.md") if "node_modules" not in path.parts)
 
 

@@ -86,10 +86,10 @@ def test_a_user_that_does_not_exist_is_404(client, token, id):
 
 
 @pytest.mark.parametrize("name", ["followers", "following", "followed"])
-def test_an_invalid_page_or_per_page_is_refused(client, alice, token, name):
+def test_a_page_or_per_page_that_cannot_be_is_replaced_by_one_that_can(client, alice, token, name):
     response = client.get(f"/api/users/{alice}/{name}?page=0&per_page=101", headers=bearer(token))
-    assert response.status_code == 400
-    assert sorted(response.json["errors"]) == ["page", "per_page"]
+    assert response.status_code == 200
+    assert (response.json["_meta"]["page"], response.json["_meta"]["per_page"]) == (1, 100)
 
 
 def test_users_who_follow_each_other_concurrently_do_not_deadlock(server, register, counts):
@@ -103,3 +103,36 @@ def test_users_who_follow_each_other_concurrently_do_not_deadlock(server, regist
 
     at_once(8, follow)
     assert (counts("alice"), counts("bob")) == ((1, 1), (1, 1))
+
+
+# -- Code written for the tutorial -----------------------------------------------------
+
+
+def test_the_methods_of_the_tutorial_follow_and_count(app, alice, counts):
+    with app.app_context():
+        john, susan = User(username="john", email="j@x.de"), User(username="susan", email="s@x.de")
+        db.session.add_all([john, susan])
+        assert not john.is_following(susan)
+        for _ in range(2):
+            john.follow(susan)
+            db.session.commit()
+            assert john.is_following(susan)
+            assert not susan.is_following(john)
+            assert (john.following_count(), john.followers_count()) == (1, 0)
+            assert (susan.following_count(), susan.followers_count()) == (0, 1)
+        john.follow(db.session.get(User, alice))
+        db.session.commit()
+        assert counts("alice") == (1, 0)
+        john.unfollow(susan)
+        db.session.commit()
+        assert not john.is_following(susan)
+        assert (john.following_count(), susan.followers_count()) == (1, 0)
+
+
+def test_the_counts_of_the_methods_are_those_of_now(app, client, alice, bob, token):
+    with app.app_context():
+        user = db.session.get(User, alice)
+        assert user.following_count() == 0
+        path = f"/api/users/me/following/{bob}"
+        at_once(1, lambda _: client.put(path, headers=bearer(token)))
+        assert user.following_count() == 1

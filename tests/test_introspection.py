@@ -130,7 +130,11 @@ def test_a_token_can_be_revoked_without_other_credentials(client, phone, token):
         assert client.get("/api/users/me", headers=bearer(text)).status_code == 401
 
 
-@pytest.mark.parametrize("text", ["x", "mba_x", tokens.make(), tokens.make(tokens.ACCESS_PREFIX)])
+@pytest.mark.parametrize(
+    "text",
+    ["x", "mba_x", tokens.make(), tokens.make(tokens.ACCESS_PREFIX)],
+    ids=["text", "short", "login", "access"],
+)
 def test_revoking_an_unknown_token_succeeds(client, text):
     assert client.post("/api/tokens/revoke", data={"token": text}).status_code == 200
 

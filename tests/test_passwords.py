@@ -43,6 +43,7 @@ def test_passwords_are_hashed_with_argon2id(stored_hash):
 
 def test_the_default_parameters_are_those_of_owasp():
     assert (Config.ARGON2_MEMORY_KIB, Config.ARGON2_TIME_COST) == (19456, 2)
+    assert passwords.DEFAULT_PARAMETERS == (2, 19456)
 
 
 @pytest.mark.parametrize("method", ["scrypt", "scrypt:1024:8:1", "pbkdf2", "pbkdf2:sha256:1000"])
@@ -96,6 +97,15 @@ def test_a_user_whose_hash_is_null_can_be_given_a_password(app, alice):
         assert user.check_password("a new one")
 
 
+def test_a_password_is_set_and_checked_without_an_application_context():
+    user = User(username="susan", email="susan@example.com")
+    assert not user.check_password("cat")
+    user.set_password("cat")
+    assert user.check_password("cat")
+    assert not user.check_password("dog")
+    assert user.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+
+
 def test_an_unreadable_argon2_hash_needs_rehash(app):
     with app.app_context():
         assert passwords.needs_rehash("$argon2id$broken")
@@ -135,6 +145,15 @@ def test_a_common_or_personal_password_is_refused_with_the_reason(client, passwo
     assert list(response.json["errors"]) == ["password"]
     assert reason in response.json["errors"]["password"][0]
     assert response.json["message"].startswith("password must ")
+
+
+def test_without_the_blocklist_only_the_length_of_a_password_counts(app, client, register):
+    app.config["PASSWORD_BLOCKLIST"] = False
+    for number, password in enumerate(("password", "aaaaaaaa", "microblog", "a@example.com")):
+        register(f"alice{number}", password=password)
+    body = {"username": "bob", "email": "bob@example.com", "password": "1234567"}
+    text = "must be 8 to 256 characters long"
+    assert client.post("/api/users", json=body).json["errors"] == {"password": [text]}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Posts, streams of posts, and the feed."""
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.models import Post
+from app.models import Post, User, deactivate
 from tests.helpers import at_once, basic, bearer
 
 
@@ -174,16 +175,22 @@ def test_the_id_of_a_deleted_post_is_not_reused(client, alice, token, publish):
 
 
 @pytest.mark.parametrize("route", ["/api/posts", "/api/feed", "/api/users/{}/posts"])
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("before", value) for value in ("abc", "0", "-1", str(2**63), "٣", "")]
-    + [("per_page", value) for value in ("0", "101", "x")],
-)
-def test_an_invalid_before_or_per_page_is_refused(client, alice, token, route, name, value):
-    query = {name: value}
+@pytest.mark.parametrize("value", ["abc", "0", "-1", str(2**63), "٣", ""])
+def test_an_invalid_before_is_refused(client, alice, token, route, value):
+    query = {"before": value}
     response = client.get(route.format(alice), query_string=query, headers=bearer(token))
     assert response.status_code == 400
-    assert list(response.json["errors"]) == [name]
+    assert list(response.json["errors"]) == ["before"]
+
+
+@pytest.mark.parametrize("route", ["/api/posts", "/api/feed", "/api/users/{}/posts"])
+@pytest.mark.parametrize(("value", "counts_as"), [("0", 1), ("101", 100), ("x", 10)])
+def test_a_per_page_that_cannot_be_is_replaced_by_one_that_can(
+    client, alice, token, route, value, counts_as
+):
+    query = {"per_page": value}
+    response = client.get(route.format(alice), query_string=query, headers=bearer(token))
+    assert response.json["_meta"] == {"per_page": counts_as}
 
 
 def test_post_count_is_correct_after_concurrent_posts_and_deletions(server, client, register):
@@ -269,3 +276,40 @@ def test_changing_a_post_that_has_just_been_deleted_is_404(app, client, token, m
     monkeypatch.setattr(Post, "find", find_and_delete)
     response = client.put(path["Location"], json={"body": "late"}, headers=bearer(token))
     assert (response.status_code, response.json["error"]) == (404, "Not Found")
+
+
+# -- Code written for the tutorial -----------------------------------------------------
+
+
+def test_following_posts_are_those_of_the_tutorial(app):
+    """As its test: `test_follow_posts`."""
+    now = datetime.now(UTC)
+    with app.app_context():
+        names = ("john", "susan", "mary", "david")
+        users = [User(username=name, email=f"{name}@example.com") for name in names]
+        db.session.add_all(users)
+        john, susan, mary, david = users
+        posts = [
+            Post(body=f"post from {user.username}", author=user, timestamp=now + timedelta(seconds))
+            for user, seconds in zip(users, (1, 4, 3, 2), strict=True)
+        ]
+        db.session.add_all(posts)
+        db.session.commit()
+        for user, other in ((john, susan), (john, david), (susan, mary), (mary, david)):
+            user.follow(other)
+        db.session.commit()
+        p1, p2, p3, p4 = posts
+        feeds = {john: [p2, p4, p1], susan: [p2, p3], mary: [p3, p4], david: [p4]}
+        for user, expected in feeds.items():
+            assert db.session.scalars(user.following_posts()).all() == expected
+        assert db.paginate(john.following_posts(), page=2, per_page=2).items == [p1]
+        deactivate(susan)
+        db.session.commit()
+        assert db.session.scalars(john.following_posts()).all() == [p4, p1]
+
+
+def test_the_posts_of_a_user_can_be_selected(app, alice, bob, publish):
+    first, _, third = publish("alice"), publish("bob"), publish("alice")
+    with app.app_context():
+        query = db.session.get(User, alice).posts.select().order_by(Post.id.desc())
+        assert [post.id for post in db.session.scalars(query)] == [third, first]

@@ -13,9 +13,8 @@ import requests
 import config
 from benchmarks import rolling
 from tests.conftest import CHEAP
-from tests.helpers import PASSWORD, Server, at_once, until
+from tests.helpers import PASSWORD, Server, at_once, make_certificate, until
 from tests.services import HAProxy, Nginx
-from tests.test_server import make_certificate
 
 pytestmark = pytest.mark.slow
 

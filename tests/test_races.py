@@ -35,11 +35,11 @@ def alice_of_session():
 
 def test_the_second_of_two_concurrent_log_ins_returns_the_same_token(app, alice):
     with app.app_context():
-        # Both log ins load a user without a token, so get_token() must read it again.
+        # Both log ins load a user without a token, so log_in() must read it again.
         first = alice_of_session()
         assert first.token is None
-        token = first.get_token()
-        with meanwhile(app, lambda: alice_of_session().get_token()) as second:
+        token = first.log_in(3600)
+        with meanwhile(app, lambda: alice_of_session().log_in(3600)) as second:
             db.session.commit()
         assert second == [token]
         assert User.check_token(token) == first
@@ -48,7 +48,7 @@ def test_the_second_of_two_concurrent_log_ins_returns_the_same_token(app, alice)
 def test_a_log_in_does_not_return_a_token_that_a_concurrent_log_out_ends(app, client, token):
     with app.app_context():
         User.check_token(token).revoke_token()
-        with meanwhile(app, lambda: alice_of_session().get_token()) as new:
+        with meanwhile(app, lambda: alice_of_session().log_in(3600)) as new:
             db.session.commit()
         assert new != [token]
     assert client.get("/api/users/me", headers=bearer(new[0])).status_code == 200

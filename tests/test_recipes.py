@@ -143,11 +143,11 @@ def test_a_service_behind_nginx_gets_the_user_but_not_the_credentials(
         line = "        auth_request /_token;\n"
         address = nginx(CONF.replace(line, line + here))
         text = access_token("read")
-        forged = {"X-User-Id": "999", "X-Username": "root", "X-Scope": "write"}
+        forged = {"X-User-Id": "999", "X-Username": "root", "X-Scope": "write", "X-Roles": "admin"}
         assert requests.get(address, auth=(text, ""), headers=forged, timeout=20).status_code == 204
         service.shutdown()
-    names = ("X-Username", "X-Scope", "Authorization")
-    assert [seen[0][name] for name in names] == ["alice", "read", None]
+    names = ("X-Username", "X-Scope", "X-Roles", "Authorization")
+    assert [seen[0][name] for name in names] == ["alice", "read", None, None]
     assert seen[0]["X-User-Id"] != "999"
     assert text not in (tmp_path / "protected-site.log").read_text()
 

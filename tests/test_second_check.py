@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from app import db
 from app.auth import http_auth
-from app.models import AccessToken, KnownSource, User, deactivate
+from app.models import AccessToken, KnownSource, User, deactivate, grant_role
 from app.security import passwords
 from tests.helpers import PASSWORD, at_once, basic, bearer
 from tests.routes import PASSWORD_ONLY, ROUTES
@@ -24,9 +24,13 @@ BODIES = {
     ("PUT", "/api/users/1"): {"email": "evil@example.com"},
     ("PUT", "/api/users/1/password"): {"current_password": PASSWORD, "new_password": "evil evil"},
 }
-# READS write nothing. GONE answers 404, as its access token has been deleted by then.
+# READS write nothing. GONE answer 404, as their token has been deleted by then.
 READS = {("POST", "/api/tokens/introspect")}
-GONE = ("DELETE", "/api/access-tokens/1")
+GONE = {
+    ("DELETE", "/api/access-tokens/1"),
+    ("POST", "/api/access-tokens/1/rotation"),
+    ("DELETE", "/api/sessions/1"),
+}
 WRITES = [route for route in [*ROUTES, *PASSWORD_ONLY] if route[0] != "GET" and route not in READS]
 
 
@@ -79,7 +83,7 @@ def body_of(client):
             return None
         reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         schema = document["components"]["schemas"][reference.rpartition("/")[2]]
-        fields = {name: schema["properties"][name] for name in schema["required"]}
+        fields = {name: schema["properties"][name] for name in schema.get("required", ())}
         return {
             name: field["examples"][0] if "examples" in field else fallbacks[field["type"]]
             for name, field in fields.items()
@@ -105,23 +109,34 @@ def change_password(user):
 def things(
     client,
     alice,
-    bob,  # microblog
+    bob,
     log_in,
+    app,
 ):
     """What the routes act on, beginning with Alice's login token and an access token."""
     headers = basic("alice")
-    made = {"login": log_in("alice")}
+    with app.app_context():
+        grant_role(db.session.get(User, alice), "admin")
+        db.session.commit()
+    made = {"id": alice, "login": log_in("alice")}
     body = {"name": "script", "scope": "read write introspect"}
     made["access"] = client.post("/api/access-tokens", json=body, headers=headers).json
+    body = {"device": "phone"}
+    of_device = client.post("/api/tokens", json=body, headers=headers).json["token"]
+    texts = {"login": made["login"], "device": of_device, "access": made["access"]["token"]}
+    made["texts"] = texts
+    made["device"] = client.get("/api/sessions", headers=headers).json["items"][-1]
     client.post("/api/posts", json={"body": "Hello"}, headers=headers)  # microblog
     client.put(f"/api/users/me/following/{bob}", headers=headers)  # microblog
 
     def path(template):
-        real = template.replace("/users/1", f"/users/{alice}")
+        somebody = bob if "/admin/" in template else alice
+        real = template.replace("/users/1", f"/users/{somebody}")
         real = real.replace("following/1", f"following/{bob}")  # microblog
         if "/posts/1" in real:  # microblog
             posts = client.get("/api/posts", headers=headers).json["items"]  # microblog
             real = real.replace("/posts/1", f"/posts/{posts[0]['id']}")  # microblog
+        real = real.replace("/sessions/1", f"/sessions/{made['device']['id']}")
         return real.replace("/access-tokens/1", f"/access-tokens/{made['access']['id']}")
 
     return made, path
@@ -152,14 +167,21 @@ def test_a_request_changes_nothing_if_its_password_is_invalidated_before_the_wri
         environ_base=environ,
     )
     assert snapshot(app) == seen[0]
-    if (method, template) == GONE:
+    if (method, template) in GONE:
         assert response.status_code == 404
     else:
         assert (response.status_code, response.json) == (401, {"error": "Unauthorized"})
         assert response.headers["WWW-Authenticate"].startswith("Basic ")
 
 
-@pytest.mark.parametrize("kind", ["login", "access"])
+def test_a_new_name_is_401_too(app, client, alice, meanwhile, after_the_first_check):
+    after_the_first_check(lambda: meanwhile(deactivate))
+    body = {"username": "evil"}
+    answer = client.put(f"/api/users/{alice}", json=body, headers=basic("alice"))
+    assert (answer.status_code, answer.json) == (401, {"error": "Unauthorized"})
+
+
+@pytest.mark.parametrize("kind", ["login", "device", "access"])
 @pytest.mark.parametrize("ends", ["password changed", "deactivated", "revoked"])
 @pytest.mark.parametrize(("method", "template"), WRITES)
 def test_a_request_changes_nothing_if_its_token_is_ended_before_the_write(
@@ -181,7 +203,7 @@ def test_a_request_changes_nothing_if_its_token_is_ended_before_the_write(
         meanwhile(verbs[ends])
         seen.append(snapshot(app))
 
-    text = made["login"] if kind == "login" else made["access"]["token"]
+    text = made["texts"][kind]
     after_the_first_check(end)
     body = body_of(method, template)
     if kind == "access" and template == "/api/users/1":
@@ -189,7 +211,7 @@ def test_a_request_changes_nothing_if_its_token_is_ended_before_the_write(
     response = client.open(target, method=method, json=body, headers=bearer(text))
     response.close()
     assert snapshot(app) == seen[0]
-    is_gone = route == GONE
+    is_gone = route in GONE
     is_gone = is_gone or ("/posts/" in template and ends == "deactivated")  # microblog
     if is_gone:
         assert response.status_code == 404
@@ -311,8 +333,10 @@ def test_concurrent_requests_of_several_users_do_not_deadlock(app, register, cap
     names = [f"user{number}" for number in range(4)]
     ids = {name: register(name) for name in names}
     current = dict.fromkeys(names, PASSWORD)
+    newest = dict.fromkeys(names, 0)  # access tokens
     acts = [
         ("POST", "/api/access-tokens", lambda n: {"name": f"t{n}", "scope": "read"}),
+        ("POST", "/api/access-tokens/{token}/rotation", lambda n: {"overlap_seconds": n % 2}),
         ("PUT", "/api/users/{me}", lambda n: {"about_me": f"number {n}"}),
         ("PUT", "/api/users/{me}", lambda n: {"username": f"other{n}"}),
         ("POST", "/api/tokens", lambda _: None),
@@ -329,12 +353,14 @@ def test_concurrent_requests_of_several_users_do_not_deadlock(app, register, cap
             other = ids[names[(number + round_ // 2) % len(names)]]
             method, path, body = acts[(number * 7 + round_) % len(acts)]
             response = app.test_client().open(
-                path.format(me=ids[name], other=other),
+                path.format(me=ids[name], other=other, token=newest[name]),
                 method=method,
                 json=body(number * 1000 + round_),
                 headers=basic(f"{name}@example.com", current[name]),
             )
             statuses.add(response.status_code)
+            if path == "/api/access-tokens" and response.status_code == 201:
+                newest[name] = response.json["id"]
         return statuses
 
     def change(number):
@@ -355,40 +381,105 @@ def test_concurrent_requests_of_several_users_do_not_deadlock(app, register, cap
         return statuses
 
     seen = set().union(*at_once(10, lambda n: change(n) if n < 2 else act(n)))
-    assert {200, 201, 204} <= seen <= {200, 201, 204, 400, 401, 404}
+    assert {200, 201, 204} <= seen <= {200, 201, 204, 400, 401, 404, 409}
     assert "deadlock" not in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["login", "access"])
+@pytest.mark.parametrize(("overlap", "status"), [(0, 401), (60, 200)])
+def test_a_write_with_a_text_that_is_rotated_meanwhile_needs_an_overlap(
+    app, client, things, meanwhile, after_the_first_check, overlap, status
+):
+    made, path = things
+    id, text = made["access"]["id"], made["access"]["token"]
+    after_the_first_check(lambda: meanwhile(lambda user: AccessToken.rotate(user.id, id, overlap)))
+    target = path("/api/users/1")
+    with client.put(target, json={"about_me": "Hi"}, headers=bearer(text)) as response:
+        assert response.status_code == status
+    with app.app_context():
+        assert db.session.get(User, made["id"]).about_me == ("Hi" if status == 200 else None)
+
+
+@pytest.fixture
+def while_it_is_written(monkeypatch):
+    """Return a function that sends a request, and calls `end()` just before its commit.
+
+    The end must wait for the commit.
+    """
+    commit = db.session.commit
+
+    def while_it_is_written(end, send):
+        order = []
+
+        def run():
+            end()
+            order.append("ended")
+
+        def commit_later():
+            if threading.current_thread() is threading.main_thread() and not order:
+                order.append("checked")
+                thread.start()
+                thread.join(0.5)
+                order.append("written")
+            commit()
+
+        thread = threading.Thread(target=run)
+        monkeypatch.setattr(db.session, "commit", commit_later)
+        response = send()
+        thread.join(20)
+        assert order == ["checked", "written", "ended"]
+        response.close()
+        return response
+
+    return while_it_is_written
+
+
+def test_no_token_that_was_being_made_outlives_the_revocation_of_all(
+    app, client, alice, token, while_it_is_written
+):
+    def revoke():
+        result = app.test_cli_runner().invoke(args=["tokens", "revoke", "--all"])
+        assert result.exit_code == 0, result.output
+
+    device = client.post("/api/tokens", json={"device": "x"}, headers=basic("alice")).json["token"]
+    client.delete("/api/tokens", headers=bearer(token))  # no row of a user is changed
+    body = {"name": "script", "scope": "read"}
+    made = while_it_is_written(
+        revoke, lambda: client.post("/api/access-tokens", json=body, headers=bearer(device))
+    )
+    assert made.status_code == 201
+    assert client.get("/api/users/me", headers=bearer(made.json["token"])).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "kind", ["login", "device", "access", "rotated", "session", "others", "administrator"]
+)
 def test_a_revocation_is_acknowledged_after_the_writes_of_its_token(
-    app, client, things, config_class, monkeypatch, kind
+    app, client, things, while_it_is_written, kind
 ):
     """A write that has passed the second check is committed first."""
     made, path = things
-    text = made["login"] if kind == "login" else made["access"]["token"]
-    order = []
-    commit = db.session.commit
-
-    def commit_after_the_revocation_has_begun():
-        if threading.current_thread() is threading.main_thread() and not order:
-            order.append("checked")
-            thread.start()
-            thread.join(0.5)
-            order.append("written")
-        commit()
+    text = made["texts"].get("access" if kind == "rotated" else kind, made["texts"]["device"])
 
     def revoke():
-        app.test_client().post("/api/tokens/revoke", data={"token": text})
-        order.append("revoked")
+        if kind == "rotated":
+            app.test_client().post(
+                path("/api/access-tokens/1/rotation"), json={}, headers=basic("alice")
+            )
+        elif kind == "session":
+            app.test_client().delete(path("/api/sessions/1"), headers=basic("alice"))
+        elif kind == "others":
+            app.test_client().delete("/api/sessions", headers=bearer(made["login"]))
+        elif kind == "administrator":
+            target = f"/api/admin/users/{made['id']}/sessions"
+            app.test_client().delete(target, headers=basic("alice"))
+        else:
+            app.test_client().post("/api/tokens/revoke", data={"token": text})
 
-    thread = threading.Thread(target=revoke)
-    monkeypatch.setattr(db.session, "commit", commit_after_the_revocation_has_begun)
     target = path("/api/users/1")
-    response = client.put(target, json={"about_me": "Hi"}, headers=bearer(text))
-    thread.join(20)
+    response = while_it_is_written(
+        revoke, lambda: client.put(target, json={"about_me": "Hi"}, headers=bearer(text))
+    )
     assert response.status_code == 200
-    assert order == ["checked", "written", "revoked"]
-    response.close()
     assert client.get("/api/users/me", headers=bearer(text)).status_code == 401
 
 

@@ -6,10 +6,9 @@ import subprocess
 import pytest
 
 from tests.containers import Machine
-from tests.helpers import ROOT, until
+from tests.helpers import ROOT, make_certificate, until
 from tests.services import program
 from tests.sessions import blocks
-from tests.test_server import make_certificate
 
 UNITS = ROOT / "deployment" / "systemd"
 SERVICE = "microblog-api.service"

@@ -12,7 +12,7 @@ import time_machine
 from app import db
 from app.models import User
 from app.security import tokens
-from tests.helpers import PASSWORD, basic, bearer
+from tests.helpers import PASSWORD, at_once, basic, bearer
 
 
 def change_alice(app, **columns):
@@ -132,6 +132,7 @@ def test_get_tokens_returns_scope_expiry_and_user_of_a_login_token(client, alice
         "scope": "read write introspect",
         "expires_in": 3600,
         "user": {"id": alice, "username": "alice"},
+        "roles": [],
     }
     assert response.headers["X-User-Id"] == str(alice)
     assert response.headers["X-Username"] == "alice"
@@ -304,15 +305,65 @@ def test_the_methods_of_the_tutorial_work(app):
         assert user.get_token(expires_in=3600) == token
         assert User.check_token(token) == user
         user.revoke_token()
+        assert user.token_expiration < datetime.now(UTC)
         db.session.commit()
         assert User.check_token(token) is None
         assert user.token is None
         assert repr(user) == "<User susan>"
 
 
-def test_a_time_without_a_zone_is_not_stored(app, alice):
-    with app.app_context(), pytest.raises(sa.exc.StatementError, match="without a zone"):
-        change_alice(app, token_expiration=datetime(2030, 1, 1))  # noqa: DTZ001  the point
+def test_a_token_that_was_got_and_revoked_before_a_commit_opens_nothing(app, client):
+    with app.app_context():
+        user = User(username="susan", email="susan@example.com")
+        token = user.get_token()
+        user.revoke_token()
+        db.session.commit()
+        assert User.check_token(token) is None
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+def test_a_revoked_token_stays_ended_when_the_clock_is_set_back(app, client, token):
+    assert client.delete("/api/tokens", headers=bearer(token)).status_code == 204
+    with time_machine.travel(datetime.now(UTC) - timedelta(days=1)):
+        assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+        listed = client.get("/api/sessions", headers=basic("alice")).json["items"]
+    assert listed == []
+
+
+def test_get_token_without_a_commit_keeps_nobody_waiting(app, client, alice, bob):
+    with app.app_context():
+        user = db.session.get(User, alice)
+        assert user.get_token() == user.get_token()
+        names = ["alice", "bob"]  # in threads, which have sessions of their own
+        answers = at_once(
+            2, lambda number: client.post("/api/tokens", headers=basic(names[number]))
+        )
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
+def test_get_token_does_not_return_a_token_that_was_revoked_elsewhere(app, client, alice, token):
+    with app.app_context():
+        user = db.session.get(User, alice)
+        assert user.get_token() == token
+        db.session.commit()
+        at_once(1, lambda _: client.delete("/api/tokens", headers=bearer(token)))
+        assert user.get_token() != token
+
+
+def test_an_assigned_time_without_a_zone_is_utc(app, client, alice):
+    with app.app_context():
+        user = db.session.get(User, alice)
+        token = user.get_token()
+        user.last_seen = datetime(2030, 1, 1)  # noqa: DTZ001  the point
+        assert user.last_seen == datetime(2030, 1, 1, tzinfo=UTC)
+        user.token_expiration = datetime(2020, 1, 1)  # noqa: DTZ001  likewise
+        assert User.check_token(token) is None
+        db.session.commit()
+        values = {"last_seen": datetime(2031, 1, 1)}  # noqa: DTZ001  likewise
+        db.session.execute(sa.update(User).where(User.id == alice).values(values))
+        db.session.commit()
+    seen = client.get(f"/api/users/{alice}", headers=basic("alice")).json["last_seen"]
+    assert seen == "2031-01-01T00:00:00+00:00"
 
 
 def test_get_token_works_for_a_user_that_is_not_stored_yet(app):

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from app import create_app, db
 from app.auth import public
-from app.extensions import PostgreSQLConnection, engine_options
+from app.extensions import engine_options
 from app.models import User
+from app.postgresql import PostgreSQLConnection
 from tests.helpers import PASSWORD, basic, bearer
 
 # SQLSTATEs of a server that ends a session, has too much to do, or takes no statement now.

@@ -10,7 +10,7 @@ from tests.conftest import DATABASES, postgresql_schema
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
 # A commit. With each release, name the one before it here.
-PREVIOUS_RELEASE = "e57b280"
+PREVIOUS_RELEASE = "d97af65"
 
 
 # Runs its application with whatever server is at hand.

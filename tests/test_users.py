@@ -5,6 +5,7 @@ import re
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 
 from app import create_app, db
 from app.models import User
@@ -74,6 +75,16 @@ def test_an_email_address_is_taken_in_any_case(client, alice, email):
     assert list(response.json["errors"]) == ["email"]
 
 
+@pytest.mark.parametrize("taken", [["username"], ["email"], ["username", "email"]])
+def test_what_is_taken_and_a_weak_password_are_reported_together(client, alice, taken):
+    body = {"username": "carol", "email": "carol@example.com", "password": "short"}
+    body |= {name: {"username": "ALICE", "email": "Alice@example.com"}[name] for name in taken}
+    response = client.post("/api/users", json=body)
+    assert response.status_code == 400
+    assert list(response.json["errors"]) == [*taken, "password"]
+    assert response.json["message"].endswith("; password must be 8 to 256 characters long")
+
+
 @pytest.mark.parametrize("name", ["a", "a" * 64, "A.b-c_9", "...", "-"])
 def test_valid_user_names_are_accepted(client, register, name):
     register(name, email="any@example.com")
@@ -110,6 +121,31 @@ def test_invalid_email_addresses_are_refused(client, email):
     response = client.post("/api/users", json=body)
     assert response.status_code == 400
     assert response.json["errors"] == {"email": response.json["errors"]["email"]}
+
+
+LOCAL = ["alice@localhost", "alice@server-1", "a.b+c@corp.local", "a@db.test", "A@LOCALHOST"]
+
+
+@pytest.mark.parametrize("email", LOCAL)
+def test_an_address_at_a_local_host_is_accepted_if_the_setting_says_so(app, client, email):
+    body = {"username": "alice", "email": email, "password": PASSWORD}
+    response = client.post("/api/users", json=body)
+    assert (response.status_code, list(response.json["errors"])) == (400, ["email"])
+    app.config["EMAIL_ALLOW_LOCAL"] = True
+    assert client.post("/api/users", json=body).status_code == 201
+    name, _, host = email.partition("@")
+    me = client.get("/api/users/me", headers=basic(email)).json
+    assert me["email"] == f"{name}@{host.lower()}"
+
+
+@pytest.mark.parametrize(
+    "email", ["", "alice", "@localhost", "a@", "a@-x", "a@x..local", "a@.local", "a@1.2", "a@\n"]
+)
+def test_what_is_no_address_is_refused_with_local_hosts_too(app, client, email):
+    app.config["EMAIL_ALLOW_LOCAL"] = True
+    body = {"username": "alice", "email": email, "password": PASSWORD}
+    response = client.post("/api/users", json=body)
+    assert (response.status_code, list(response.json["errors"])) == (400, ["email"])
 
 
 @pytest.mark.parametrize(("length", "status"), [(7, 400), (8, 201), (256, 201), (257, 400)])
@@ -235,16 +271,23 @@ def test_a_page_has_10_items_by_default(client, token):
 @pytest.mark.parametrize(
     "value", ["0", "-1", str(2**63), "9" * 5000, "٣", "abc", "", "1.0", "+1", " 1", "1_0"]
 )
-def test_an_invalid_page_or_per_page_is_refused(client, token, name, value):
+def test_a_page_or_per_page_that_cannot_be_is_replaced_by_one_that_can(client, token, name, value):
     response = client.get("/api/users", query_string={name: value}, headers=bearer(token))
-    assert response.status_code == 400
-    assert list(response.json["errors"]) == [name]
+    expected = {
+        **dict.fromkeys(("0", "-1"), (1, 1)),
+        **dict.fromkeys(("+1", " 1"), (1, 1)),
+        **dict.fromkeys((str(2**63), "9" * 5000), (2**31 - 1, 100)),
+    }
+    page, per_page = expected.get(value, (1, 10))  # the default for what is no number
+    assert response.status_code == 200
+    assert response.json["_meta"][name] == (page if name == "page" else per_page)
 
 
-def test_a_page_has_at_most_100_items(client, token):
-    assert client.get("/api/users?per_page=100", headers=bearer(token)).status_code == 200
-    response = client.get("/api/users?per_page=101", headers=bearer(token))
-    assert response.json["errors"] == {"per_page": ["must be a whole number from 1 to 100"]}
+@pytest.mark.parametrize("per_page", ["101", "1000", "0" * 50 + "1000"])
+def test_a_page_has_at_most_100_items(client, token, per_page):
+    response = client.get(f"/api/users?per_page={per_page}", headers=bearer(token))
+    assert response.json["_meta"]["per_page"] == 100
+    assert response.json["_links"]["self"] == "/api/users?page=1&per_page=100"
 
 
 @pytest.mark.parametrize(
@@ -290,6 +333,44 @@ def test_a_put_changes_only_the_fields_in_the_body(client, alice, token):
 def test_a_put_with_an_empty_object_changes_nothing(client, alice, token):
     before = client.get("/api/users/me", headers=bearer(token)).json
     assert client.put(f"/api/users/{alice}", json={}, headers=bearer(token)).json == before
+
+
+@pytest.fixture
+def imported(app, alice):
+    """Return a function that gives Alice what no new user can have."""
+
+    def imported(**columns):
+        with app.app_context():
+            db.session.execute(sa.update(User).where(User.id == alice).values(columns))
+            db.session.commit()
+
+    return imported
+
+
+@pytest.mark.parametrize("name", ["Jane Doe", "jürgen", "jane@home", "Ж", "a" * 63 + "/"])
+@pytest.mark.parametrize(
+    "email", ["alice@example.com", "x@localhost", "Jane <j@x.y>", "jürgen@x.de"]
+)
+def test_what_an_imported_user_sends_back_unchanged_is_not_checked(
+    client, alice, token, imported, name, email
+):
+    imported(username=name, email=email)
+    path, headers = f"/api/users/{alice}", bearer(token)
+    user = client.get(path, headers=headers).json
+    changed = client.put(path, json=user | {"about_me": "Hi"}, headers=headers)
+    assert (changed.status_code, changed.json) == (200, user | {"about_me": "Hi"})
+    assert (user["username"], user["email"]) == (name, email)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("username", "Jane  Doe"), ("username", "jane doe"), ("email", "y@localhost")],
+)
+def test_what_an_imported_user_changes_is_checked(client, alice, token, imported, field, value):
+    imported(username="Jane Doe", email="x@localhost")
+    body = {"username": "Jane Doe", "email": "x@localhost", field: value}
+    response = client.put(f"/api/users/{alice}", json=body, headers=bearer(token))
+    assert (response.status_code, list(response.json["errors"])) == (400, [field])
 
 
 def test_a_user_can_change_the_case_of_their_name(client, alice, token):
@@ -352,13 +433,22 @@ def test_registrations_from_one_source_are_limited(app, client):
         environ = {"REMOTE_ADDR": address}
         return client.post("/api/users", json=body | fields, environ_base=environ)
 
-    assert [register(number, password="x").status_code for number in range(5)] == [400] * 5
+    assert [register(number, username="").status_code for number in range(5)] == [400] * 5
     assert [register(number).status_code for number in (1, 1, 2)] == [201, 400, 201]
     refused = register(3)
     assert refused.status_code == 429
     assert refused.json["message"].startswith("too many registrations; ")
     assert 1 <= int(refused.headers["Retry-After"]) <= 3600
     assert register(3, "198.51.100.8").status_code == 201
+
+
+def test_registrations_with_a_weak_password_are_limited_too(app, client, alice):
+    """They tell whether a name is taken."""
+    app.config["REGISTRATION_LIMIT_PER_SOURCE"] = "3 per hour"
+    body = {"username": "alice", "email": "new@example.com", "password": "x"}
+    environ = {"REMOTE_ADDR": "198.51.100.7"}
+    answers = [client.post("/api/users", json=body, environ_base=environ) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [400, 400, 400, 429]
 
 
 def test_avatars_off_removes_the_hash_of_the_email_address(client_of, alice, token):

@@ -5,10 +5,15 @@ from werkzeug.routing import IntegerConverter
 
 from app.api import (
     access_tokens,
+    admin,
     docs,
+    email_verifications,
     following,  # microblog
     health,
+    link_pages,
+    password_reset,
     posts,  # microblog
+    sessions,
     tokens,
     users,
 )
@@ -30,10 +35,15 @@ def init_app(app: APIFlask) -> None:
     for module in (  # in the order of the document
         users,
         tokens,
+        sessions,
         access_tokens,
+        password_reset,
+        email_verifications,
         following,  # microblog
         posts,  # microblog
+        admin,
     ):
         app.register_blueprint(module.bp, url_prefix="/api")
     app.register_blueprint(docs.bp)
+    app.register_blueprint(link_pages.bp)
     app.register_blueprint(health.bp)

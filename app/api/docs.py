@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from apiflask import APIBlueprint, APIFlask
-from flask import current_app, redirect, render_template, send_from_directory, url_for
+from flask import current_app, redirect, send_from_directory, url_for
 
 from app.api.openapi import document
 from app.auth import public
 from app.http.errors import found
 from app.http.headers import request
+from app.http.html import html_page
 
 _OWN = Path(__file__).parent.parent / "static" / "docs"
 bp = APIBlueprint("docs", __name__, enable_openapi=False, template_folder=str(_OWN))
@@ -24,13 +25,6 @@ _FILES = {
     "swagger-ui-bundle.js": _SWAGGER_UI,
 }
 
-# Nothing but its own files, and no request to anywhere else. Swagger UI has its
-# icons in its style sheet.
-_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-
 
 @bp.get("/")
 @public
@@ -41,10 +35,8 @@ def index() -> Any:
 @bp.get("/docs")
 @public
 def get_page() -> Any:
-    page = render_template("index.html", title=current_app.config["APP_NAME"])
-    response = current_app.make_response(page)
-    response.headers["Content-Security-Policy"] = _POLICY
-    return response
+    # Swagger UI has its icons in its style sheet.
+    return html_page("index.html", images="'self' data:")
 
 
 @bp.get("/docs/<name>")
@@ -56,9 +48,13 @@ def get_file(name: str) -> Any:
 @bp.get("/openapi.json")
 @public
 def get_document() -> Any:
-    made = current_app.extensions
-    if "openapi" not in made:  # once: the routes do not change
-        made["openapi"] = current_app.json.dumps(document(cast("APIFlask", current_app)))
-    response = current_app.response_class(made["openapi"], mimetype="application/json")
+    made = current_app.extensions.setdefault("openapi", {})
+    path = request.root_path
+    if path not in made:  # once: the routes do not change
+        said = document(cast("APIFlask", current_app))
+        # By default, the root of the host.
+        servers = {"servers": [{"url": path}]} if path else {}
+        made[path] = current_app.json.dumps(servers | said)
+    response = current_app.response_class(made[path], mimetype="application/json")
     response.add_etag()
     return response.make_conditional(request)

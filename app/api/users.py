@@ -15,23 +15,41 @@ from app.api.schemas import (
     UserCollection,
     UserOut,
     collection,
+    refused_password,
 )
-from app.auth import ACCOUNT, any_auth, check_again, own_account, public
-from app.auth.challenges import refuse_access_token
+from app.auth import (
+    ACCOUNT,
+    any_auth,
+    check_again,
+    fresh,
+    is_closed_to,
+    open_to_unverified,
+    own_account,
+    public,
+    require_fresh_log_in,
+)
+from app.auth.challenges import refuse_access_token, refuse_unverified
 from app.auth.password_check import try_password
 from app.extensions import db
-from app.http import audit
+from app.http import audit, logs
 from app.http.audit import Event
 from app.http.errors import found
 from app.http.headers import request
 from app.http.replica import may_read_replica
-from app.models import AlreadyTakenError, KnownSource, User, deactivate
+from app.mail.messages import EMAIL_CHANGED, PASSWORD_CHANGED
+from app.mail.outbox import charge_mail, put_notice, put_verification
+from app.models import AlreadyTakenError, KnownSource, User, deactivate, new_address
 from app.security import password_policy
 from app.security.rate_limits import Limit, source_of
 
 bp = APIBlueprint(
     "users", __name__, tag={"name": "Users", "description": "register, read, change, leave"}
 )
+
+_TAKEN = {
+    "username": "please use a different username",
+    "email": "please use a different email address",
+}
 
 
 @bp.post("/users")
@@ -44,10 +62,15 @@ def create_user(fields: dict[str, Any]) -> Any:
     per_source = current_app.config["REGISTRATION_LIMIT_PER_SOURCE"]
     source = source_of(request.remote_addr)
     Limit("registration per source", per_source, source, counts="registrations").charge()
+    refusal = refused_password(fields)
+    if refusal is not None:
+        errors = {name: [_TAKEN[name]] for name in User.taken(fields["username"], fields["email"])}
+        abort(400, detail={"json": errors | {"password": [refusal]}})
     try:
         user = User.register(**fields)
     except AlreadyTakenError as error:
         _refuse_taken(error)
+    put_verification(user)
     db.session.commit()
     return user, 201, {"Location": url_for(".get_user", id=user.id)}
 
@@ -89,20 +112,55 @@ def get_user(id: int) -> Any:
 @bp.put("/users/<int:id>")
 @bp.auth_required(any_auth, roles=["write"])
 @own_account
+@open_to_unverified
 @bp.input(ChangedUser, arg_name="fields")
 @bp.output(UserOut)
 def update_user(fields: dict[str, Any]) -> Any:
-    """Change your own user; missing fields stay as they are."""
-    user = any_auth.current_user()
-    may_change_login = ACCOUNT in any_auth.current_credential().scopes
-    if not may_change_login and not {"username", "email"}.isdisjoint(fields):
+    """Change your own user; missing fields stay as they are.
+
+    A value that stays as it is, is not checked: an imported user may keep a name or an
+    address that no new user can have.
+    """
+    user, credential = any_auth.current_user(), any_auth.current_credential()
+    if is_closed_to(credential) and set(fields) != {"email"}:  # which may be mistyped
+        refuse_unverified()
+    names = {"username", "email"} & set(fields)
+    if names and ACCOUNT not in credential.scopes:
         refuse_access_token()
+    is_taken_back = "email" in names and user.new_email not in {None, fields["email"]}
+    if is_taken_back or any(fields[name] != getattr(user, name) for name in names):
+        require_fresh_log_in()
+    former = {name: getattr(user, name) for name in names}
+    check_again()  # else a user who was just deactivated would be 404
     try:
+        if "email" in fields:
+            fields |= _address_change(user, fields.pop("email"))
         user.change(**fields)
     except AlreadyTakenError as error:
         _refuse_taken(error)
+    if fields.keys() & {"email", "new_email"}:
+        put_verification(user)
     db.session.commit()
+    for name in sorted(former, reverse=True):
+        if getattr(user, name) != former[name]:
+            audit.record(Event(f"{name}_changed"), user.id)
     return user
+
+
+def _address_change(user: User, address: str) -> dict[str, Any]:
+    """Return the columns of a user who wants this address; tell the former one."""
+    if address != user.email:
+        charge_mail(source_of(request.remote_addr))
+    elif user.new_email is None:
+        return {}
+    # Without a mail server, nobody could confirm an address.
+    can_confirm = current_app.config["MAIL_SERVER"] is not None
+    columns = new_address(user, address, can_confirm=can_confirm)
+    if columns.get("email") or columns.get("new_email"):
+        source = logs.address(request.remote_addr)
+        is_pending = "email" not in columns
+        put_notice(EMAIL_CHANGED, user, source, new_address=address, is_pending=is_pending)
+    return columns
 
 
 @bp.put("/users/<int:id>/password")
@@ -120,7 +178,9 @@ def change_password(fields: dict[str, str]) -> Any:
         check_again()  # it may have been right until another request has changed it
         abort(403, "the current password is wrong")
     user.change_password(fields["new_password"])
+    db.session.refresh(user, ["email", "verified_email"])  # the notice goes to the present one
     KnownSource.note(user.id, source_of(request.remote_addr))
+    put_notice(PASSWORD_CHANGED, user, logs.address(request.remote_addr))
     db.session.commit()
     audit.record(Event.PASSWORD_CHANGED, user.id)
     return ""
@@ -129,6 +189,7 @@ def change_password(fields: dict[str, str]) -> Any:
 @bp.delete("/users/<int:id>")
 @bp.auth_required(any_auth)
 @own_account
+@fresh
 @bp.output({}, status_code=204)
 def deactivate_user() -> Any:
     """Leave: you disappear from every route; your user name stays taken."""
@@ -140,5 +201,4 @@ def deactivate_user() -> Any:
 
 
 def _refuse_taken(error: AlreadyTakenError) -> NoReturn:
-    noun = {"username": "username", "email": "email address"}[error.field]
-    abort(400, detail={"json": {error.field: [f"please use a different {noun}"]}})
+    abort(400, detail={"json": {error.field: [_TAKEN[error.field]]}})

@@ -3,9 +3,19 @@
 from apiflask import APIFlask
 
 from app.auth import access
-from app.auth.access import declared, methods_of, own_account, public
+from app.auth.access import (
+    declared,
+    fresh,
+    is_closed_to,
+    methods_of,
+    open_to_unverified,
+    own_account,
+    public,
+    require_fresh_log_in,
+    roles_required,
+)
 from app.auth.credential import ACCOUNT, Credential, Kind, current_credential
-from app.auth.http_auth import any_auth, basic_auth, check_again, token_auth
+from app.auth.http_auth import any_auth, basic_auth, check_again, log_in_auth, token_auth
 
 __all__ = [
     "ACCOUNT",
@@ -16,10 +26,16 @@ __all__ = [
     "check_again",
     "current_credential",
     "declared",
+    "fresh",
     "init_app",
+    "is_closed_to",
+    "log_in_auth",
     "methods_of",
+    "open_to_unverified",
     "own_account",
     "public",
+    "require_fresh_log_in",
+    "roles_required",
     "token_auth",
 ]
 

@@ -2,12 +2,23 @@
 
 from collections import UserDict
 from collections.abc import Callable
+from datetime import timedelta
 from functools import wraps
 from typing import Any, Self, TypeVar
 
 from apiflask import APIFlask, abort
+from flask import current_app
 
-from app.auth.credential import current_credential
+from app.auth.challenges import (
+    refuse_access_token,
+    refuse_role,
+    refuse_unverified,
+    require_log_in,
+)
+from app.auth.credential import Credential, Kind, current_credential
+from app.clock import utc_now
+from app.http.headers import request
+from app.models.roles import ALLOWED, is_role
 
 R = TypeVar("R")
 View = Callable[..., Any]
@@ -16,6 +27,15 @@ View = Callable[..., Any]
 def public(view: Callable[..., R]) -> Callable[..., R]:
     """Let anybody use a route, without credentials."""
     view.is_public = True  # type: ignore[attr-defined]  # functions have any attribute
+    return view
+
+
+def open_to_unverified(view: Callable[..., R]) -> Callable[..., R]:
+    """Let a user whose e-mail address is not verified use a route, whatever the settings.
+
+    Where `REQUIRE_VERIFIED_EMAIL` is on, all other routes are 403 for such a user.
+    """
+    view.is_open_to_unverified = True  # type: ignore[attr-defined]  # functions have any attribute
     return view
 
 
@@ -34,6 +54,84 @@ def own_account(view: Callable[..., R]) -> Callable[..., R]:
         return view(**kwargs)
 
     return decorated
+
+
+def fresh(view: Callable[..., R]) -> Callable[..., R]:
+    """Answer 401 unless the password was given within `FRESH_LOGIN_SECONDS`.
+
+    For what a thief of a token must not do. A password in the request is fresh. Put it
+    below `auth_required` and above `input`.
+    """
+
+    @wraps(view)
+    def decorated(*args: Any, **kwargs: Any) -> R:
+        require_fresh_log_in()
+        return view(*args, **kwargs)
+
+    return decorated
+
+
+def roles_required(*names: str) -> Callable[[View], View]:
+    """Answer 403 unless the user has one of the roles; to require several, repeat it.
+
+    An access token is refused, whatever its scopes: it would keep the rights of a role in
+    a script for as long as it lives. A role that was taken away opens nothing from then
+    on, and a request that is under way writes nothing. Put it below `auth_required` and
+    above `input`.
+
+    Raises:
+        TypeError: it is above `auth_required`.
+        ValueError: a name is none of a role.
+    """
+    wrong = [name for name in names if not is_role(name)]
+    if wrong or not names:
+        raise ValueError(f"a role must be {ALLOWED}; not {', '.join(map(repr, wrong)) or 'none'}")
+
+    def decorate(view: View) -> View:
+        if "auth" in declared(view):
+            raise TypeError("put roles_required below auth_required")
+
+        @wraps(view)
+        def decorated(*args: Any, **kwargs: Any) -> Any:
+            _require_role(names)
+            return view(*args, **kwargs)
+
+        note(decorated, required_roles=[*declared(view).get("required_roles", []), names])
+        return decorated
+
+    return decorate
+
+
+def _require_role(names: tuple[str, ...]) -> None:
+    credential = current_credential()
+    if credential is not None and credential.kind is Kind.ACCESS_TOKEN:
+        refuse_access_token()
+    if credential is None or set(credential.roles).isdisjoint(names):
+        refuse_role(names)
+    request.required_roles += (names,)  # for the second check
+
+
+def require_verified_address(credential: Credential) -> None:
+    """Answer 403 if the route is closed to the user."""
+    if is_closed_to(credential):
+        view = current_app.view_functions.get(request.endpoint or "")
+        if not getattr(view, "is_open_to_unverified", False):
+            refuse_unverified()
+
+
+def is_closed_to(credential: Credential) -> bool:
+    """Return whether `REQUIRE_VERIFIED_EMAIL` closes the API to the user."""
+    is_required: bool = current_app.config["REQUIRE_VERIFIED_EMAIL"]
+    return is_required and not credential.user.has_verified_email
+
+
+def require_fresh_log_in() -> None:
+    """Answer 401 as `fresh` does; for a view that needs it in some cases only."""
+    credential = current_credential()
+    max_age = current_app.config["FRESH_LOGIN_SECONDS"]
+    given_at = None if credential is None else credential.password_given_at
+    if given_at is None or given_at < utc_now() - timedelta(seconds=max_age):
+        require_log_in(max_age)
 
 
 # APIFlask stores the arguments of its decorators in the undocumented attribute `_spec`.

@@ -31,6 +31,27 @@ def refuse_access_token() -> NoReturn:
     challenge("Bearer", 403, text, error="insufficient_scope")
 
 
+def refuse_role(names: Sequence[str]) -> NoReturn:
+    """Answer 403 with the roles, one of which the user needs."""
+    kind = "the role" if len(names) == 1 else "one of the roles"
+    abort(403, f"this takes {kind} {', '.join(names)}")
+
+
+def refuse_unverified() -> NoReturn:
+    """Answer 403: the user must verify the e-mail address first (`REQUIRE_VERIFIED_EMAIL`)."""
+    abort(403, "verify your e-mail address first: open the link that was mailed to you")
+
+
+def require_log_in(max_age: int) -> NoReturn:
+    """Answer 401: the password was given more than `max_age` seconds ago (RFC 9470, 3)."""
+    challenge(
+        "Bearer",
+        error="insufficient_user_authentication",
+        error_description="log in again: the password was given too long ago",
+        max_age=str(max_age),
+    )
+
+
 def challenge(
     scheme: str, status: int = 401, text: str | None = None, **parameters: str
 ) -> NoReturn:

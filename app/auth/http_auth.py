@@ -1,11 +1,13 @@
 """Who is asking: the schemes of Flask-HTTPAuth, and the second check before a write.
 
 - `basic_auth` takes a user name or e-mail address and the password: to log in.
+- `log_in_auth` takes the same, or both in the JSON of the request: for `POST /api/tokens`.
 - `token_auth` takes `Authorization: Bearer <token>`.
 - `any_auth` takes a token either way (a client that only speaks Basic sends it as
   the user name), or a password. Routes are protected with this one.
 """
 
+import base64
 from functools import lru_cache, partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any, NoReturn
@@ -13,27 +15,32 @@ from typing import Any, NoReturn
 import apiflask
 import sqlalchemy as sa
 import sqlalchemy.orm as so
+from apiflask import abort
 from flask import current_app, has_request_context
 from werkzeug.datastructures import Authorization
 
-from app.auth.access import View, note
+from app.auth.access import View, note, require_verified_address
 from app.auth.challenges import (
     challenge,
     refuse_access_token,
+    refuse_role,
     refuse_scope,
     refuse_token,
     require_password,
 )
 from app.auth.credential import ACCOUNT, Credential, Kind, find_credential
 from app.auth.password_check import try_password
+from app.auth.token_headers import EXPIRY_ANNOUNCED, announce_expiry
 from app.clock import utc_now
 from app.extensions import db
 from app.http import audit, metrics
 from app.http.audit import Event
+from app.http.body import load_json
 from app.http.headers import SAFE_METHODS, request
 from app.models import User
 from app.models.login import normal_login
-from app.security import tokens
+from app.models.roles import has_role
+from app.security import passwords, tokens
 
 
 class _Scopes:
@@ -98,6 +105,7 @@ class _Scopes:
 
 
 _is_async = lru_cache(iscoroutinefunction)
+_ACCESS_TOKEN = Kind.ACCESS_TOKEN  # to look it up in the enumeration is a call
 
 
 def _as_list(role: Any) -> list[Any]:
@@ -107,9 +115,10 @@ def _as_list(role: Any) -> list[Any]:
 
 
 class HTTPBasicAuth(_Scopes, apiflask.HTTPBasicAuth):
-    """Only the scheme `Basic`, in any case, with credentials in UTF-8 (RFC 7617).
+    """Only the scheme `Basic`, in any case, with credentials in UTF-8 (RFC 7617), or Latin-1.
 
-    Flask-HTTPAuth takes any scheme whose credentials decode, `Bearer` among them.
+    Many clients send Latin-1: `requests` a `str`, a browser's `btoa`. Flask-HTTPAuth takes any
+    scheme whose credentials decode, `Bearer` among them.
     """
 
     def __init__(self) -> None:
@@ -121,6 +130,27 @@ class HTTPBasicAuth(_Scopes, apiflask.HTTPBasicAuth):
 
     def is_compatible_auth(self, headers: Any) -> bool:  # noqa: ARG002  as Flask-HTTPAuth calls it
         return self.get_auth() is not None
+
+    def get_auth(self) -> Authorization | None:
+        return super().get_auth() or _basic_in_latin_1()
+
+
+class LogInAuth(HTTPBasicAuth):
+    """`Basic`; or, without an `Authorization` header, `username` and `password` in the JSON."""
+
+    def get_auth(self) -> Authorization | None:
+        if "HTTP_AUTHORIZATION" in request.environ or not request.content_length:
+            return super().get_auth()
+        if not request.is_json:
+            return None
+        body = load_json(request)
+        names = {"username", "password"}
+        given = {name: body[name] for name in names & set(body)} if type(body) is dict else {}
+        errors = {name: ["must be given"] for name in names - set(given)}
+        errors |= {name: ["must be a string"] for name in given if type(given[name]) is not str}
+        if given and errors:
+            abort(400, detail={"json": errors})
+        return Authorization("basic", given) if given else None
 
 
 class HTTPTokenAuth(_Scopes, apiflask.HTTPTokenAuth):
@@ -160,12 +190,26 @@ def _authorization() -> Authorization | None:
         return None
 
 
+def _basic_in_latin_1() -> Authorization | None:
+    """Return credentials for `Basic` that are not UTF-8; `None` if there are none."""
+    scheme, _, encoded = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        text = base64.b64decode(encoded.strip(" \t"), validate=True).decode("latin-1")
+    except ValueError:
+        return None
+    username, _, password = text.partition(":")
+    return Authorization("basic", {"username": username, "password": password})
+
+
 def _names_basic() -> bool:
     header: str = request.environ.get("HTTP_AUTHORIZATION", "")
     return header[:5].lower() == "basic"
 
 
 basic_auth = HTTPBasicAuth()
+log_in_auth = LogInAuth()
 token_auth = HTTPTokenAuth()
 # In the OpenAPI document, the two that take a password are one.
 _token_or_password_auth = HTTPBasicAuth()
@@ -176,6 +220,7 @@ any_auth = MultiAuth(token_auth, _token_or_password_auth)
 
 
 @basic_auth.verify_password
+@log_in_auth.verify_password
 def verify_password(login: str, password: str) -> Credential | None:
     """Return the credential of a user name or e-mail address and the right password.
 
@@ -185,7 +230,8 @@ def verify_password(login: str, password: str) -> Credential | None:
         return None
     user = User.find_by_login(login)
     account = normal_login(login).lower() if user is None else ""
-    if not try_password(user, password, account) or user is None:
+    other = None if password.isascii() else passwords.as_latin_1(password)
+    if not try_password(user, password, account, other) or user is None:
         require_password()  # also where credentials are optional
     audit.record(Event.LOG_IN, user.id)
     credential = Credential(
@@ -195,6 +241,7 @@ def verify_password(login: str, password: str) -> Credential | None:
         load_user=lambda: user,
         revoke=user.revoke_token,
         lock_if_valid=partial(User.lock_if_password, user.id, user.password_changed_at),
+        roles=tuple(user.roles),
         password_given_at=utc_now(),
     )
     return _accept(credential)
@@ -214,8 +261,13 @@ def verify_token(token: str) -> Credential:
         metrics.current.count_token("request", token, expires_at)
     if credential is None or expires_at is None:
         refuse_token()
-    if expires_at <= utc_now():
+    now = utc_now()
+    if expires_at <= now:
         refuse_token("the token has expired")
+    if credential.kind is _ACCESS_TOKEN and expires_at <= now + EXPIRY_ANNOUNCED:
+        announce_expiry(credential.seconds_left)
+    if credential.charge is not None:
+        credential.charge()
     if credential.note_use is not None:
         credential.note_use()
     return _accept(credential)
@@ -223,6 +275,8 @@ def verify_token(token: str) -> Credential:
 
 def _accept(credential: Credential) -> Credential:
     request.credential = credential
+    if current_app.config["REQUIRE_VERIFIED_EMAIL"]:
+        require_verified_address(credential)
     if request.method not in SAFE_METHODS:
         sa.event.listen(db.session(), "do_orm_execute", _check_before_statement)
     return credential
@@ -237,6 +291,7 @@ def refuse_without_token(_status: int) -> NoReturn:
 
 
 @basic_auth.error_handler
+@log_in_auth.error_handler
 @_token_or_password_auth.error_handler
 def refuse_without_password(_status: int) -> NoReturn:
     require_password()
@@ -274,7 +329,10 @@ def _check_before_statement(state: so.ORMExecuteState) -> None:
 
 
 def check_again() -> None:
-    """Answer 401 if the request's credential no longer opens it; once for each transaction."""
+    """Answer 401 if the request's credential no longer opens it; once for each transaction.
+
+    403 if a role was taken away that the route requires.
+    """
     credential: Credential | None = request.credential if has_request_context() else None
     session = db.session()
     transaction = session.get_transaction()
@@ -284,5 +342,8 @@ def check_again() -> None:
         if credential.kind is Kind.PASSWORD:
             require_password()
         refuse_token()
+    for names in request.required_roles:
+        if not has_role(credential.user_id, names):
+            refuse_role(names)
     _ = credential.user  # is in the session now, where an UPDATE of many rows changes it too
     session.info["checked_in"] = session.get_transaction()

@@ -17,9 +17,11 @@ from flask import current_app
 
 from app.clock import utc_now
 from app.extensions import db
-from app.http import audit
+from app.http import audit, logs
 from app.http.audit import Event
 from app.http.headers import SAFE_METHODS, request
+from app.mail.messages import LOG_IN
+from app.mail.outbox import put_notice
 from app.models import KnownSource, OutdatedError, User
 from app.models.known_source import NOTED_EVERY
 from app.security import passwords
@@ -28,7 +30,9 @@ from app.security.rate_limits import Limit, LimitReachedError, charge_all, refun
 COUNTS = "wrong passwords"
 
 
-def try_password(user: User | None, password: str, account: str = "") -> bool:
+def try_password(
+    user: User | None, password: str, account: str = "", other: str | None = None
+) -> bool:
     """Try a password within the limits; return whether it is the user's.
 
     Commits: no connection is held while the password waits for its turn, and the
@@ -38,6 +42,7 @@ def try_password(user: User | None, password: str, account: str = "") -> bool:
         user: `None` if there is no such user, which takes as long.
         password: from the client.
         account: the name that was given, to charge where there is no user.
+        other: another reading of the password, which is tried at no further charge.
 
     Raises:
         LimitReachedError: a limit is reached; nothing was checked.
@@ -55,11 +60,11 @@ def try_password(user: User | None, password: str, account: str = "") -> bool:
         # Charged before the hash is computed: else many passwords could be checked
         # at once before the first of them counts.
         charge, refund = partial(charge_all, limits), partial(refund_all, limits)
-        is_right = passwords.matches(password_hash, password, before=charge, on_match=refund)
+        is_right = passwords.matches(password_hash, password, other, charge, refund)
     except LimitReachedError:
         audit.record(Event.LOG_IN_THROTTLED, user_id)
         raise
-    may_renew = is_right and request.method not in SAFE_METHODS
+    may_renew = is_right and other is None and request.method not in SAFE_METHODS
     renewed = password if may_renew and passwords.needs_rehash(password_hash) else None
     if user is not None and is_right and _store(user, source, known, renewed):
         return True
@@ -91,7 +96,10 @@ def _store(user: User, source: str, known: KnownSource | None, renewed: str | No
         if not User.lock_if_password(user.id, changed_at):
             db.session.rollback()
             return False
-        KnownSource.note(user.id, source)
+        is_first = not KnownSource.has_any(user.id)
+        # Another request may have noted the source meanwhile.
+        if KnownSource.note(user.id, source) and not is_first:
+            put_notice(LOG_IN, user, logs.address(request.remote_addr))
         db.session.commit()
     return True
 

@@ -6,13 +6,15 @@ from app.cli import (
     database,
     fake,
     fake_posts,  # noqa: F401  adds its command  # microblog
+    mail,
+    move_in,
     tokens,
     users,
 )
 
 
 def init_app(app: APIFlask) -> None:
-    for module in (users, tokens, fake):
+    for module in (users, tokens, mail, fake):
         app.cli.add_command(module.group)
-    for command in (database.backup, database.restore):
+    for command in (database.backup, database.restore, move_in.command):
         app.cli.add_command(command)

@@ -52,15 +52,15 @@ def restore(file: Path, *, yes: bool) -> None:
     with (
         errors_of(file),
         closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as source,
-        checked_copy(source, path) as copy,
     ):
-        is_current = check_revision(copy)
-        if not yes:
-            click.confirm(f"Replace all data in {path}?", abort=True)
-        if path.exists():
-            write_into_database(copy)
-        else:
-            put_in_place(copy, path)
+        is_current = check_revision(source)
+        with checked_copy(source, path) as copy:
+            if not yes:
+                click.confirm(f"Replace all data in {path}?", abort=True)
+            if path.exists():
+                write_into_database(copy)
+            else:
+                put_in_place(copy, path)
     click.echo(f"{path} has the data of {file}")
     if not is_current:
         click.echo("their schema is of an older version; run `flask db upgrade`")
@@ -128,17 +128,16 @@ def checked_copy(source: sqlite3.Connection, beside: Path) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-def check_revision(copy: Path) -> bool:
+def check_revision(source: sqlite3.Connection) -> bool:
     """Return whether the schema is that of the newest migration; else it is older.
 
     Raises:
         click.ClickException: it is no database of this application, or of a newer version.
     """
-    with closing(sqlite3.connect(copy)) as connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        if not {"alembic_version", User.__tablename__} <= tables:
-            raise click.ClickException("this is no database of this application")
-        rows = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    tables = {name for (name,) in source.execute("SELECT name FROM sqlite_master")}
+    if not {"alembic_version", User.__tablename__} <= tables:
+        raise click.ClickException("this is no database of this application")
+    rows = source.execute("SELECT version_num FROM alembic_version").fetchall()
     migrations = ScriptDirectory(str(Path(current_app.root_path).parent / "migrations"))
     known = {script.revision for script in migrations.walk_revisions()}
     found = {revision for (revision,) in rows}

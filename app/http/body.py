@@ -16,7 +16,7 @@ def init_app(_app: Flask) -> None:
     parser.location_loader("form")(load_form)
 
 
-def load_json(request: Request, _schema: Schema) -> Any:
+def load_json(request: Request, _schema: Schema | None = None) -> Any:
     """Return the body as JSON. 415 if it is not declared as JSON, 400 if it is not JSON."""
     if not request.is_json:
         abort(415)

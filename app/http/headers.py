@@ -32,12 +32,17 @@ _HSTS = "max-age=31536000"  # a year, in seconds; OWASP ASVS 5.0, 3.4.1
 
 # What a script of an allowed origin may send and read, beyond the safe-listed headers.
 _CORS_MAY_SEND = ("Authorization", "Content-Type", "X-Requested-With")
-_CORS_MAY_READ = ("Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
+_CORS_MAY_READ = (
+    *("Location", "RateLimit", "RateLimit-Policy", "Retry-After", "WWW-Authenticate"),
+    *("X-Request-Id", "X-Token-Expires-In"),
+)
 _CORS_MAX_AGE = 600  # seconds for which a browser keeps the answer to its preflight
 
 
 class Request(flask.Request):
     credential: Any = None  # what opened it, set by app.auth
+    # One role of each group is required; set by `roles_required` of app.auth.
+    required_roles: tuple[tuple[str, ...], ...] = ()
 
     _trusted_hosts: list[str] | None = None
 
@@ -72,6 +77,8 @@ class _Sessions(SecureCookieSessionInterface):
 
 def init_app(app: Flask) -> None:
     app.request_class = Request
+    if app.config["SCRIPT_NAME"]:
+        app.wsgi_app = _UnderPath(app.wsgi_app, app.config["SCRIPT_NAME"])  # type: ignore[method-assign]  # as Flask documents it
     app.wsgi_app = _ResponseHeaders(app.wsgi_app)  # type: ignore[method-assign]  # as Flask documents it
     hops = app.config["TRUSTED_PROXIES"]
     if hops:
@@ -117,6 +124,23 @@ def _logging_failures(tear_down: Callable[..., None]) -> Callable[..., None]:
             current_app.logger.exception("a teardown function has failed")
 
     return run
+
+
+class _UnderPath:
+    """WSGI middleware for a proxy that serves the application under a path."""
+
+    def __init__(self, wsgi_app: "WSGIApplication", path: str) -> None:
+        self._wsgi_app, self._path = wsgi_app, path
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        if not environ.get("SCRIPT_NAME"):  # a server such as gunicorn has set it
+            environ["SCRIPT_NAME"] = self._path
+            if f"{environ['PATH_INFO']}/".startswith(f"{self._path}/"):
+                # The proxy has left it.
+                environ["PATH_INFO"] = environ["PATH_INFO"].removeprefix(self._path) or "/"
+        return self._wsgi_app(environ, start_response)
 
 
 class _ResponseHeaders:

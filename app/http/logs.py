@@ -73,7 +73,7 @@ def address(text: str | None) -> str | None:
 
 def mask_tokens(text: str) -> str:
     """Return `text` with `...` in place of the secret part of each token."""
-    return re.sub(r"(mb[la]_)\w+", r"\1...", text)
+    return re.sub(r"(mb[lad]_)\w+", r"\1...", text)
 
 
 def printable(text: str) -> str:

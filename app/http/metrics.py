@@ -30,8 +30,11 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 SAMPLE_SECONDS = 1  # between two updates of the files
 MOST_NOTED = 100_000  # that wait for the next update; far more than a process answers until then
 
-_KINDS = {tokens.LOGIN_PREFIX: "login", tokens.ACCESS_PREFIX: "access"}
-_PREFIX_LENGTH = len(tokens.LOGIN_PREFIX)  # both have the same
+_KINDS = {
+    tokens.LOGIN_PREFIX: "login",
+    tokens.DEVICE_PREFIX: "device",
+    tokens.ACCESS_PREFIX: "access",
+}
 
 _ROUTE = "microblog_api.route"  # in the environment of WSGI
 
@@ -128,11 +131,14 @@ class Metrics:
             text: of the token, or what was sent in its place.
             expires_at: of the token; `None` if it is unknown.
         """
-        prefix = text[:_PREFIX_LENGTH]
+        prefix = (
+            tokens.LOGIN_PREFIX if tokens.is_of_tutorial(text) else text[: tokens.PREFIX_LENGTH]
+        )
         if expires_at is not None:
             outcome = "valid" if expires_at > utc_now() else "expired"
         else:
-            outcome = "unknown" if tokens.is_valid(text, prefix) else "malformed"
+            is_token = tokens.is_valid(text) or tokens.is_of_tutorial(text)
+            outcome = "unknown" if is_token else "malformed"
         self._token_checks.append((check, _KINDS.get(prefix, "none"), outcome))
 
     def catch_up(self) -> None:

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from app.clock import utc_now
 from app.extensions import db, rows_changed
-from app.models.access_token import AccessToken
-from app.models.login import wait_for_writers
+from app.models.locks import wait_for_writers
+from app.models.login import ENDED
 from app.models.total import Total
-from app.models.user import User
+from app.models.user import User, revoke_rows
 
 # Called before the user is locked, to take locks of tables that come first.
 before_switch: list[Callable[[], None]] = []
@@ -22,25 +22,34 @@ before_switch: list[Callable[[], None]] = []
 after_switch: list[Callable[[int, int], None]] = []
 
 
-def deactivate(user: User) -> bool:
-    """End the tokens of a user and hide the user from every route; return whether it was active."""
-    values = {"deactivated_at": utc_now(), "token": None, "token_expiration": None}
-    was_active = _switch(user, User.deactivated_at.is_(None), values, -1)
-    AccessToken.revoke_all(user.id)
+def deactivate(user: User, by: int | None = None) -> bool:
+    """End the tokens of a user and hide the user from every route; return whether it was active.
+
+    Args:
+        user: who is deactivated.
+        by: id of the administrator who does it; `None` for the user, and for commands.
+    """
+    values = {"deactivated_at": utc_now(), **ENDED}
+    was_active = _switch(user, User.deactivated_at.is_(None), values, -1, by)
+    revoke_rows(user.id)
     return was_active
 
 
-def activate(user: User) -> bool:
+def activate(user: User, by: int | None = None) -> bool:
     """Undo `deactivate`, except for the ended tokens; return whether the user was inactive."""
-    return _switch(user, User.deactivated_at.is_not(None), {"deactivated_at": None}, 1)
+    return _switch(user, User.deactivated_at.is_not(None), {"deactivated_at": None}, 1, by)
 
 
 def _switch(
-    user: User, current: sa.ColumnElement[bool], values: dict[str, Any], change: int
+    user: User,
+    current: sa.ColumnElement[bool],
+    values: dict[str, Any],
+    change: int,
+    by: int | None,
 ) -> bool:
     for take_locks in before_switch:
         take_locks()
-    wait_for_writers(user.id)
+    wait_for_writers(user.id, by)
     update = sa.update(User).where(User.id == user.id, current).values(values)
     if not rows_changed(update.execution_options(synchronize_session=False)):
         return False

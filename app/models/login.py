@@ -2,19 +2,28 @@
 
 import re
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 import sqlalchemy as sa
 import sqlalchemy.orm as so
-from email_validator import EmailNotValidError, validate_email
+from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, validate_email
 from flask import current_app
 
 from app.clock import utc_now
 from app.extensions import PRIMARY, Model, db, rows_changed
 from app.models.columns import BigId, SealedToken, UTCDateTime
 from app.models.errors import OutdatedError
+from app.models.locks import wait_for_writers, write_as
 from app.security import tokens
+
+_TOKEN_COLUMNS = ("token", "token_expiration", "token_created")
+# What ends a login token. Without a text no clock that is set back makes it valid again; the
+# expiration lies before now, as in the tutorial, whatever the clock.
+ENDED: dict[str, datetime | None] = {
+    "token": None,
+    "token_expiration": datetime(1970, 1, 1, tzinfo=UTC),
+}
 
 
 class HasLogin(Model):
@@ -33,8 +42,15 @@ class HasLogin(Model):
     # Deferred: only a log in has to decrypt it.
     token: so.Mapped[str | None] = so.mapped_column(SealedToken, deferred=True)
     token_expiration: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
-    # When the password was last given for a token.
+    # When the password was last given for this token.
     logged_in_at: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
+    # When it was first given for this token; renewals and log ins count from here.
+    token_created: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
+    # To the hour; a log in counts.
+    token_last_used: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime)
+    # Of the client that has logged in last.
+    token_address: so.Mapped[str | None] = so.mapped_column(sa.String(64))
+    token_user_agent: so.Mapped[str | None] = so.mapped_column(sa.String(256))
     # When the user registered or, later, last logged in.
     last_seen: so.Mapped[datetime | None] = so.mapped_column(UTCDateTime, default=utc_now)
 
@@ -62,8 +78,30 @@ class HasLogin(Model):
     def get_token(self, expires_in: int = 3600) -> str:
         """Return the live token if more than 60 s remain of it, else a new one.
 
-        Of two log ins at once the second waits for the first, and gets its token.
+        As in the tutorial, nothing is written before the session is flushed or committed:
+        until then nobody waits. Of two at once, the one that commits last has the token that
+        works; `log_in` is for requests.
+
         A token that lives less than two minutes is handed out again for half its life.
+        One that cannot be renewed for `expires_in` any more (`LOGIN_MAX_AGE_DAYS`) is
+        replaced: a thief who has it is out then.
+
+        Args:
+            expires_in: lifetime of a new token, in seconds.
+        """
+        now = utc_now()
+        db.session.add(self)
+        if sa.inspect(self).persistent and not db.session.is_modified(self):
+            with db.session.no_autoflush:
+                db.session.refresh(self, _TOKEN_COLUMNS)
+        former = self.logged_in_at
+        self.last_seen = self.logged_in_at = self.token_last_used = now
+        return self._hand_out_token(now, expires_in, former)
+
+    def log_in(self, expires_in: int) -> str:
+        """Like `get_token`, with the row locked until the commit.
+
+        Of two log ins at once the second waits for the first, and gets its token.
 
         Args:
             expires_in: lifetime of a new token, in seconds.
@@ -71,38 +109,58 @@ class HasLogin(Model):
         Raises:
             OutdatedError: the user was deactivated, or has a new password.
         """
-        now = utc_now()
-        db.session.add(self)
-        db.session.flush()
-        # Locks the row: what is read now can be neither replaced nor revoked meanwhile.
-        self._update(last_seen=now, logged_in_at=now)
-        shared_until = now + min(timedelta(seconds=60), timedelta(seconds=expires_in) / 2)
-        if self.token and self.token_expiration and self.token_expiration > shared_until:
-            if current_app.config["SECRET_KEY_FALLBACKS"]:  # perhaps it is sealed under one
-                so.attributes.flag_modified(self, "token")
-            return self.token
+        now, former = utc_now(), self.logged_in_at
+        # What is read now can be neither replaced nor revoked meanwhile.
+        self._update(last_seen=now, logged_in_at=now, token_last_used=now)
+        return self._hand_out_token(now, expires_in, former)
+
+    def _hand_out_token(self, now: datetime, expires_in: int, former: datetime | None) -> str:
+        """Return the present token or a new one; `former` is when the user last logged in."""
+        lifetime = timedelta(seconds=expires_in)
+        shared_until = now + min(timedelta(seconds=60), lifetime / 2)
+        # One of the tutorial that lives longer than an hour; backups have its text.
+        is_old = self.token_created is None and tokens.is_of_tutorial(self.token or "")
+        is_live = self.token_expiration is not None and self.token_expiration > shared_until
+        if self.token and is_live and not is_old:
+            max_age = timedelta(days=current_app.config["LOGIN_MAX_AGE_DAYS"])
+            # A token of an old database does not say when it was created.
+            created = self.token_created = self.token_created or former or now
+            if created + max_age > now + min(lifetime, max_age / 2):
+                if current_app.config["SECRET_KEY_FALLBACKS"]:  # perhaps it is sealed under one
+                    so.attributes.flag_modified(self, "token")
+                return self.token
         self.token = tokens.make()
-        self.token_expiration = now + timedelta(seconds=expires_in)
+        self.token_created, self.token_expiration = now, now + lifetime
         return self.token
+
+    def note_log_in(self) -> None:
+        """Note that the user has just logged in, and lock the row until the commit.
+
+        Raises:
+            OutdatedError: as in `log_in`.
+        """
+        self._update(last_seen=utc_now())
 
     def renew_token(self, expires_in: int, max_age: timedelta) -> bool:
         """Extend the token by which this user was found; its text stays the same.
 
-        Return whether it does: not if it was ended meanwhile, or if the log in is
-        older than `max_age`. A token sealed under a former key is sealed anew.
+        Return whether it does: not if it was ended meanwhile, if its first log in is older
+        than `max_age`, or if it is one of the tutorial: backups of its database have the text.
+        A token sealed under a former key is sealed anew.
 
         Args:
             expires_in: seconds from now; an expiry later than that stays.
-            max_age: of the log in; a renewal never reaches beyond.
+            max_age: of the first log in with this token; a renewal never reaches beyond.
         """
-        if self.logged_in_at is None or self.token is None or self.token_expiration is None:
+        created = self.token_created or self.logged_in_at
+        if created is None or self.token is None or self.token_expiration is None:
             return False
-        now = utc_now()
-        end = self.logged_in_at + max_age
-        if end <= now:
+        if tokens.is_of_tutorial(self.token):
+            return False
+        expiration = renewed_expiration(created, self.token_expiration, expires_in, max_age)
+        if expiration is None:
             return False
         row = type(self)
-        expiration = max(self.token_expiration, min(now + timedelta(seconds=expires_in), end))
         statement = (
             sa.update(row)
             .where(row.id == self.id, row.token.in_(tokens.sealed_forms(self.token)))
@@ -115,15 +173,15 @@ class HasLogin(Model):
     def revoke_token(self) -> None:
         """End the token by which this user was found, or else their current login token.
 
-        A token that has replaced it meanwhile stays valid. Both columns are emptied,
-        so that no clock that is set back makes the token valid again.
+        A token that has replaced it meanwhile stays valid.
         """
+        db.session.flush()  # a token of `get_token` may not be written yet
         wait_for_writers(self.id)
         row = type(self)
         statement = sa.update(row).where(row.id == self.id)
         if self.token is not None:
             statement = statement.where(row.token.in_(tokens.sealed_forms(self.token)))
-        db.session.execute(statement.values(token=None, token_expiration=None))
+        db.session.execute(statement.values(ENDED))
         db.session.expire(self, ["token", "token_expiration"])
 
     @property
@@ -150,7 +208,7 @@ class HasLogin(Model):
 
         If so, `wait_for_writers` of other transactions waits for the end of this one.
         """
-        _hold(id, shared=True)
+        write_as(id)
         query = sa.select(cls.id).where(cls.id == id, cls.is_active(), *criteria)
         return db.session.connection().scalar(query) is not None
 
@@ -160,23 +218,24 @@ class HasLogin(Model):
         Raises:
             OutdatedError: as in `_update`.
         """
-        _hold(self.id, shared=True)
+        write_as(self.id)
         query = sa.select(type(self).id).where(*self._is_up_to_date())
         query = query.with_for_update(key_share=True)
         if db.session.connection().scalar(query) is None:
             db.session.rollback()
             raise OutdatedError
 
-    def _update(self, **values: Any) -> None:
+    def _update(self, *criteria: sa.ColumnElement[bool], **values: Any) -> None:
         """Set columns of the row, and lock it until the commit (on SQLite, the database).
 
         Raises:
             OutdatedError: the user was deactivated, or has another password than
-                when this object was read; the session is rolled back.
+                when this object was read, or does not meet the criteria; the session is
+                rolled back.
         """
         row = type(self)
-        update = sa.update(row).where(*self._is_up_to_date()).values(values)
-        names = [*values, "token", "token_expiration"]
+        update = sa.update(row).where(*self._is_up_to_date(), *criteria).values(values)
+        names = [*values, *_TOKEN_COLUMNS]
         columns = [getattr(row, name) for name in dict.fromkeys(names)]
         options = {"synchronize_session": False}
         new = db.session.execute(update.returning(*columns), execution_options=options).first()
@@ -192,31 +251,22 @@ class HasLogin(Model):
         return row.id == self.id, row.is_active(), same_password
 
 
-def wait_for_writers(user_id: int) -> None:
-    """Wait for all transactions that write as this user; keep later ones waiting.
+def renewed_expiration(
+    created: datetime, expiration: datetime, expires_in: int, max_age: timedelta
+) -> datetime | None:
+    """Return when a renewed token expires; `None` if it cannot be renewed any more.
 
-    Until the commit. Whatever takes away the rights of a user calls it first.
+    Args:
+        created: when its first log in was.
+        expiration: when it would expire.
+        expires_in: seconds from now.
+        max_age: of the log in.
     """
-    _hold(user_id, shared=False)
-
-
-def _hold(user_id: int, *, shared: bool) -> None:
-    """Take a lock of the user until the commit.
-
-    An advisory lock and no lock of the row: those are not granted in the order in
-    which they are asked for, so that a stream of writers could keep out the owner who
-    changes the password. SQLite has one writer at a time.
-    """
-    # Not through the session: its writes trigger a check, which comes here.
-    connection = db.session.connection()
-    if connection.dialect.name == "sqlite":
-        driver: Any = connection.connection.driver_connection
-        if not driver.in_transaction:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return
-    name = "pg_advisory_xact_lock_shared" if shared else "pg_advisory_xact_lock"
-    # Negative keys, as the migrations and other programs use positive ones.
-    connection.execute(sa.text(f"SELECT {name}(:key)"), {"key": -user_id})
+    now = utc_now()
+    end = created + max_age
+    if end <= now:
+        return None
+    return max(expiration, min(now + timedelta(seconds=expires_in), end))
 
 
 def normal_login(login: str) -> str:
@@ -232,6 +282,18 @@ def normal_email(text: str) -> str:
 
     Raises:
         EmailNotValidError: of `email_validator`; `text` is not an address, or has
-            other than ASCII characters before the @.
+            other than ASCII characters before the @, or is at a local host without
+            `EMAIL_ALLOW_LOCAL`.
     """
-    return validate_email(text, check_deliverability=False, allow_smtputf8=False).normalized
+    suffix = ""
+    if current_app.config["EMAIL_ALLOW_LOCAL"] and _is_local(text):
+        suffix = ".example"  # the validator knows no local hosts
+    address = validate_email(text + suffix, check_deliverability=False, allow_smtputf8=False)
+    return address.normalized.removesuffix(suffix)
+
+
+def _is_local(address: str) -> bool:
+    """Return whether its host has no dot, or is reserved (RFC 6761), and is ASCII."""
+    host = address.rpartition("@")[2].lower()
+    is_reserved = host.rpartition(".")[2] in SPECIAL_USE_DOMAIN_NAMES
+    return host.isascii() and ("." not in host or is_reserved)

@@ -12,9 +12,10 @@ import psycopg
 import sqlalchemy as sa
 import sqlalchemy.orm as so
 
-from app.extensions import REPLICA, Model, PostgreSQLConnection, db
-from app.models.access_token import AccessToken
+from app.extensions import REPLICA, Model, db
+from app.models.stored_token import StoredToken
 from app.models.user import User
+from app.postgresql import PostgreSQLConnection
 from app.security import tokens
 
 M = TypeVar("M", bound=Model)
@@ -29,7 +30,7 @@ def look_up_login_token(text: str) -> dict[str, Any] | None:
 
     Expired or not. One SELECT, and none for a text that cannot be a login token.
     """
-    if not tokens.is_valid(text, tokens.LOGIN_PREFIX):
+    if not tokens.may_be_login_token(text):
         return None
     forms = tokens.sealed_forms(text)
     lookup, names = _by_sealed_forms(len(forms))
@@ -38,14 +39,16 @@ def look_up_login_token(text: str) -> dict[str, Any] | None:
     return None if found is None else found[0] | {"token": text}
 
 
-def look_up_access_token(text: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Return the columns of an access token and those of its active user, or `None`.
+def look_up_stored_token(
+    model: type[StoredToken], text: str
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """Return the columns of a token and those of its active user, or `None`.
 
-    Expired or not. One SELECT, and none for a text that cannot be an access token.
+    Expired or not. One SELECT, and none for a text that cannot be a token.
     """
-    if not tokens.is_valid(text, tokens.ACCESS_PREFIX):
+    if not tokens.is_valid(text):
         return None
-    found = _BY_DIGEST.find(digest=tokens.digest(text))
+    found = _by_digest(model).find(digest=tokens.digest(text))
     return None if found is None else (found[0], found[1])
 
 
@@ -205,8 +208,10 @@ def _by_sealed_forms(count: int) -> tuple[Lookup, list[str]]:
     return Lookup(sa.select(User).where(User.is_active(), sealed.in_(forms))), names
 
 
-_BY_DIGEST = Lookup(
-    sa.select(AccessToken, User)
-    .join(User, User.id == AccessToken.user_id)
-    .where(AccessToken.digest == sa.bindparam("digest"), User.is_active())
-)
+@cache
+def _by_digest(model: type[StoredToken]) -> Lookup:
+    return Lookup(
+        sa.select(model, User)
+        .join(User, User.id == model.user_id)
+        .where(model.digest == sa.bindparam("digest"), User.is_active())
+    )

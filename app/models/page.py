@@ -44,6 +44,12 @@ class Page:
         values |= {"limit": per_page, "offset": offset}
         return Page(db.session.scalars(query, values).all(), number, per_page, total)
 
+    @staticmethod
+    def of_list(items: Sequence[Any], page: int, per_page: int) -> "Page":
+        """Return a page of a few items that are all in memory."""
+        begin = (page - 1) * per_page
+        return Page(items[begin : begin + per_page], page, per_page, len(items))
+
 
 def paged(query: sa.Select[Any]) -> sa.Select[Any]:
     """Return `query` with a limit and an offset that `Page.of` fills in."""

@@ -1,6 +1,6 @@
 """The number of rows of a table, kept up to date: counting a million rows takes too long."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import sqlalchemy as sa
 import sqlalchemy.orm as so
@@ -22,17 +22,33 @@ class Total(Model):
         """Return the statement that adds `change` to the number of the table `name`."""
         return sa.update(Total).where(Total.name == name).values(value=Total.value + change)
 
+    # The models that are counted, by the name of their table.
+    kept: ClassVar[dict[str, type[Model]]] = {}
+
     @staticmethod
     def keep(model: type[Model], name: str) -> None:
-        """Count the objects of `model`, in the table `name`, that a session adds or deletes."""
+        """Count the objects of `model`, in the table `name`, that a session adds or deletes.
+
+        Not those with a `deactivated_at`.
+        """
 
         def count(change: int) -> Any:
-            return lambda _mapper, connection, _row: connection.execute(
-                Total.addition(name, change)
-            )
+            def run(_mapper: object, connection: sa.Connection, row: Any) -> None:
+                if getattr(row, "deactivated_at", None) is None:
+                    connection.execute(Total.addition(name, change))
 
+            return run
+
+        Total.kept[name] = model
         sa.event.listen(model, "after_insert", count(1))
         sa.event.listen(model, "after_delete", count(-1))
+
+    @staticmethod
+    def count(model: type[Model]) -> sa.Select[Any]:
+        """Return the query that counts the objects of `model` one by one."""
+        query = sa.select(sa.func.count()).select_from(model)
+        deactivated_at = getattr(model, "deactivated_at", None)
+        return query if deactivated_at is None else query.where(deactivated_at.is_(None))
 
 
 @sa.event.listens_for(Total.__table__, "after_create")

@@ -2,7 +2,8 @@
 
 A length, and no rules about kinds of characters. Refused are the passwords that
 a guesser tries first: common ones, the user's own name, the name of the service,
-each with or without a few digits and signs, and one character repeated.
+each with or without a few digits and signs, and one character repeated
+(`PASSWORD_BLOCKLIST`).
 """
 
 import string
@@ -26,6 +27,8 @@ def refusal(password: str, *names: str) -> str | None:
     shortest = current_app.config["PASSWORD_MIN_LENGTH"]
     if not shortest <= len(password) <= MAX_LENGTH:
         return f"must be {shortest} to {MAX_LENGTH} characters long"
+    if not current_app.config["PASSWORD_BLOCKLIST"]:
+        return None
     folded = password.casefold()
     if len(set(folded)) == 1:
         return "must be more than one character repeated"

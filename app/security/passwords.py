@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from flask import Flask, current_app
+from flask import Flask, current_app, has_app_context
 from werkzeug.security import check_password_hash
 
 R = TypeVar("R")
 
 WAIT_SECONDS = 1  # that a password waits for its turn
+# Passes and KiB where there is no application; the defaults of the settings.
+DEFAULT_PARAMETERS = 2, 19456
 
 
 class BusyError(Exception):
@@ -79,6 +81,8 @@ class _HashingThreads:
 def hash_password(password: str) -> str:
     """Return an Argon2id hash in PHC string format, with the configured parameters.
 
+    Without an application context, with `DEFAULT_PARAMETERS`, in this thread.
+
     Raises:
         BusyError: nothing was hashed.
     """
@@ -88,6 +92,7 @@ def hash_password(password: str) -> str:
 def matches(
     password_hash: str | None,
     password: str,
+    other: str | None = None,
     before: Callable[[], None] = lambda: None,
     on_match: Callable[[], None] = lambda: None,
 ) -> bool:
@@ -101,6 +106,7 @@ def matches(
     Args:
         password_hash: `None` for a user without a password, or no such user.
         password: the password to verify.
+        other: another reading of it, tried if the first one does not match.
         before: called when the turn has come, before anything is hashed.
         on_match: called if the password is right. Both run in the thread that
             hashes, without application and request context.
@@ -110,7 +116,7 @@ def matches(
     """
     hasher, parameters = _hasher(), _parameters()
 
-    def compare() -> bool:
+    def compare(password: str) -> bool:
         try:
             if password_hash is None:
                 hasher.verify(_unmatchable_hash(*parameters), password)
@@ -123,12 +129,20 @@ def matches(
 
     def verify() -> bool:
         before()
-        is_right = compare()
+        is_right = compare(password) or (other is not None and compare(other))
         if is_right:
             on_match()
         return is_right
 
     return _run(verify)
+
+
+def as_latin_1(password: str) -> str:
+    """Return a password as a client that encodes in Latin-1 has meant it.
+
+    Where its bytes happen to be UTF-8, too: "Ã¼" in Latin-1 is "ü" in UTF-8.
+    """
+    return password.encode(errors="surrogatepass").decode("latin-1")
 
 
 def needs_rehash(password_hash: str | None) -> bool:
@@ -142,6 +156,8 @@ def needs_rehash(password_hash: str | None) -> bool:
 
 
 def _run(call: Callable[[], R]) -> R:
+    if not has_app_context():  # a script or a unit test, which is alone
+        return call()
     threads: _HashingThreads = current_app.extensions["passwords"]
     return threads.run(call)
 
@@ -151,6 +167,8 @@ def _hasher() -> PasswordHasher:
 
 
 def _parameters() -> tuple[int, int]:
+    if not has_app_context():
+        return DEFAULT_PARAMETERS
     return current_app.config["ARGON2_TIME_COST"], current_app.config["ARGON2_MEMORY_KIB"]
 
 

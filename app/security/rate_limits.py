@@ -13,8 +13,9 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import limits
@@ -53,6 +54,22 @@ class LimitReachedError(Exception):
 
 def init_app(app: Flask) -> None:
     app.extensions["rate_limits"] = Counters(app.config["REDIS_URL"])
+
+
+class Window(NamedTuple):
+    """How much of a limit is left.
+
+    Attributes:
+        amount: that the limit allows in a window.
+        seconds: that a window takes.
+        remaining: of the amount.
+        seconds_left: until the window ends; the whole window where none has begun.
+    """
+
+    amount: int
+    seconds: int
+    remaining: int
+    seconds_left: int
 
 
 class Limit:
@@ -105,6 +122,17 @@ class Limit:
         """Return the seconds until a charge will be accepted; 0 if it is now."""
         return self._counters.run(self._seconds_to_wait)
 
+    def window(self) -> Window:
+        """Return what is left of the limit."""
+        return self._counters.run(self._window)
+
+    def _window(self, counter: FixedWindowRateLimiter) -> Window:
+        amount, seconds = self._rate.amount, self._rate.get_expiry()
+        stats = counter.get_window_stats(self._rate, *self._key)
+        left = math.ceil(stats.reset_time - unix_now())
+        is_open = left > 0 and stats.remaining < amount
+        return Window(amount, seconds, stats.remaining, min(left, seconds) if is_open else seconds)
+
     def _hit(self, counter: FixedWindowRateLimiter) -> bool:
         if not counter.hit(self._rate, *self._key):
             self._take_back(counter)
@@ -142,6 +170,17 @@ def charge_all(several: Sequence[Limit]) -> None:
 def refund_all(several: Sequence[Limit]) -> None:
     for limit in several:
         limit.refund()
+
+
+@lru_cache(1000)
+def is_within(rate: str, most: str) -> bool:
+    """Return whether a rate never allows more than another one, in any time.
+
+    "1000 per hour" is not within "100 per minute": all of them could come in one minute.
+    """
+    one, other = limits.parse(rate), limits.parse(most)
+    is_slower = one.amount * other.get_expiry() <= other.amount * one.get_expiry()
+    return one.amount <= other.amount and is_slower
 
 
 def source_of(address: str | None) -> str:

@@ -1,12 +1,17 @@
 """The text of a token: make it, recognise it, seal or digest it for the database.
 
-A token is `mbl_` (login) or `mba_` (access), then 30 characters of `0-9A-Za-z`
-from the operating system's generator (178 bits), then 6 characters of checksum:
-the CRC-32 of everything before them, as a base-62 number with leading zeros.
+A token is `mbl_` (login), `mbd_` (log in of a device) or `mba_` (access), then 30
+characters of `0-9A-Za-z` from the operating system's generator (178 bits), then 6
+characters of checksum: the CRC-32 of everything before them, as a base-62 number with
+leading zeros.
 
 The prefix lets secret scanners find a leaked token. The checksum lets a typo or a
 flood of garbage be refused without asking the database. Neither is a secret, and
 neither is a defence on its own.
+
+A login token may also be one of the tutorial, 32 characters of `0-9A-Za-z+/`, which came
+with its database (`flask move-in`). It has neither prefix nor checksum, is not renewed, and
+none is made here.
 """
 
 import hashlib
@@ -24,10 +29,16 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from flask import current_app
 
 LOGIN_PREFIX = "mbl_"
+DEVICE_PREFIX = "mbd_"
 ACCESS_PREFIX = "mba_"
+PREFIX_LENGTH = 4
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_SHAPE = re.compile(rf"(?:{LOGIN_PREFIX}|{ACCESS_PREFIX})[0-9A-Za-z]{{36}}", re.ASCII)
+_SHAPE = re.compile(
+    rf"(?:{LOGIN_PREFIX}|{DEVICE_PREFIX}|{ACCESS_PREFIX})[0-9A-Za-z]{{36}}", re.ASCII
+)
+# In the tutorial, 16 random bytes in hexadecimal; before 2024, 24 in base64.
+_SHAPE_OF_TUTORIAL = re.compile(r"[0-9A-Za-z+/]{32}", re.ASCII)
 _RANDOM_LENGTH = 30
 _CHECKSUM_LENGTH = 6  # 62 ** 6 > 2 ** 32
 
@@ -43,13 +54,23 @@ def has_shape(text: str) -> bool:
     return _SHAPE.fullmatch(text) is not None
 
 
-def is_valid(text: str, prefix: str) -> bool:
-    """Return whether `text` is a token with this prefix: its shape and checksum are right."""
+def is_valid(text: str, prefix: str = "") -> bool:
+    """Return whether `text` is a token with this prefix, or any: shape and checksum are right."""
     return (
         text.startswith(prefix)
         and has_shape(text)
         and _checksum(text[:-_CHECKSUM_LENGTH]) == text[-_CHECKSUM_LENGTH:]
     )
+
+
+def is_of_tutorial(text: str) -> bool:
+    """Return whether `text` has the shape of a token of the tutorial, which none of ours has."""
+    return _SHAPE_OF_TUTORIAL.fullmatch(text) is not None
+
+
+def may_be_login_token(text: str) -> bool:
+    """Return whether the database has to be asked for a login token with this text."""
+    return is_valid(text, LOGIN_PREFIX) or is_of_tutorial(text)
 
 
 def _checksum(text: str) -> str:
@@ -62,7 +83,7 @@ def _checksum(text: str) -> str:
 
 
 def digest(text: str) -> bytes:
-    """Return what is stored of an access token: SHA-256, 32 bytes.
+    """Return what is stored of an access token or a device's: SHA-256, 32 bytes.
 
     No salt and no slow hash: 178 random bits cannot be guessed.
     """

@@ -9,7 +9,7 @@ from inspect import cleandoc
 from itertools import chain, count
 from typing import Any, cast
 
-from apiflask import APIFlask
+from apiflask import APIFlask, Schema
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from werkzeug.routing import Rule
@@ -18,6 +18,7 @@ from app.api.openapi.requirements import in_words, requirements, security_scheme
 from app.api.openapi.responses import content, errors, responses
 from app.api.schemas.fields import Links, NewPassword
 from app.auth import declared, methods_of
+from app.auth.access import View, note
 from app.security import password_policy
 
 INTRODUCTION = """
@@ -30,7 +31,8 @@ Log in once, get an opaque token, take it back whenever you like.
 
 Bodies are JSON, errors too: `message` says what to do, `errors` names the rejected fields.
 Times are in UTC, links are relative to the server. Every response has an `X-Request-Id`,
-which is also in the server's log.
+which is also in the server's log. With an access token it may have `RateLimit` and
+`RateLimit-Policy`, and `X-Token-Expires-In` (seconds) in the last week of the token.
 """
 
 CONTACT = {"name": "the Microblog API authors"}
@@ -88,6 +90,17 @@ def document(app: APIFlask) -> dict[str, Any]:
     return {**spec.to_dict(), "tags": list(tags.values())}
 
 
+def optional_body(schema: type[Schema]) -> Callable[[View], View]:
+    """Describe the body of a view that takes JSON or nothing, and reads it by itself."""
+
+    def decorate(view: View) -> View:
+        body = {"body": schema(), "body_example": None, "body_examples": None}
+        note(view, **body, content_type="application/json", body_is_optional=True)
+        return view
+
+    return decorate
+
+
 def _operations(app: APIFlask) -> Iterator[tuple[Rule, str]]:
     for rule in app.url_map.iter_rules():
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
@@ -132,7 +145,11 @@ def _operation(
         body = content(noted["body"], noted["body_example"], noted["body_examples"])
         types = noted["content_type"]
         types = types if isinstance(types, list) else [types]
-        operation["requestBody"] = {"required": True, "content": dict.fromkeys(types, body)}
+        is_required = not noted.get("body_is_optional")
+        operation["requestBody"] = {
+            "required": is_required,
+            "content": dict.fromkeys(types, body),
+        }
     if noted.get("deprecated"):
         operation["deprecated"] = True
     if noted.get("operation_id"):

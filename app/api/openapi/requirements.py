@@ -5,7 +5,7 @@ from typing import Any
 
 from apiflask.security import HTTPBasicAuth, MultiAuth
 
-from app.auth import ACCOUNT, basic_auth
+from app.auth import ACCOUNT, basic_auth, log_in_auth
 from app.models import SCOPES
 
 
@@ -21,9 +21,13 @@ def security_schemes(noted: dict[str, Any]) -> list[Any]:
     return [] if auth is None else [auth]
 
 
+def takes_password_only(noted: dict[str, Any]) -> bool:
+    return any(noted["auth"] is scheme for scheme in (basic_auth, log_in_auth))
+
+
 def requirements(noted: dict[str, Any]) -> Iterator[dict[str, list[str]]]:
     """Yield the `security` of an operation: one of these must be met, with all of its roles."""
-    if noted.get("optional"):
+    if noted.get("optional") or noted.get("auth") is log_in_auth:  # which also reads the body
         yield {}
     for scheme in security_schemes(noted):
         if isinstance(scheme, HTTPBasicAuth):
@@ -36,7 +40,7 @@ def in_words(noted: dict[str, Any]) -> str:
     """Return the requirements as an English sentence, for the description."""
     if "auth" not in noted:
         return "Public."
-    if noted["auth"] is basic_auth:
+    if takes_password_only(noted):
         return "Takes a password, not a token."
     alternatives = _alternatives(noted)
     if alternatives == [[ACCOUNT]]:
@@ -48,11 +52,17 @@ def in_words(noted: dict[str, Any]) -> str:
             " and ".join(f"`{role}`" for role in roles) for roles in alternatives
         )
     takes_password = any(isinstance(scheme, HTTPBasicAuth) for scheme in security_schemes(noted))
-    return f"Takes {kind}{', or a password' if takes_password else ''}."
+    groups = [
+        " or ".join(f"`{name}`" for name in names) for names in noted.get("required_roles", [])
+    ]
+    roles = f", of a user with the role {' and '.join(groups)}" if groups else ""
+    return f"Takes {kind}{', or a password' if takes_password else ''}{roles}."
 
 
 def _alternatives(noted: dict[str, Any]) -> list[list[str]]:
     """Return lists of roles; a token must have all roles of one of them."""
+    if "required_roles" in noted:  # which refuses access tokens
+        return [[ACCOUNT]]
     roles = noted["roles"] or [ACCOUNT]
     if all(scope in roles for scope in SCOPES):  # every token has at least one
         return [[]]

@@ -8,7 +8,7 @@ from apiflask.schemas import EmptySchema, FileSchema
 from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.routing import Rule
 
-from app.auth import basic_auth
+from app.api.openapi.requirements import takes_password_only
 from app.http.errors import MESSAGES, Error
 
 # The descriptions; the message of each example comes from app/http/errors.py.
@@ -34,10 +34,18 @@ _RETRY_AFTER = {
     "required": True,
     "example": 5,
 }
+_RATE_LIMIT = {
+    "description": "where the access token has a limit (draft-ietf-httpapi-ratelimit-headers)",
+    "schema": {"type": "string"},
+}
 _ERROR_HEADERS = {
     401: {"WWW-Authenticate": _CHALLENGE | {"required": True}},
     403: {"WWW-Authenticate": _CHALLENGE},
-    429: {"Retry-After": _RETRY_AFTER},
+    429: {
+        "Retry-After": _RETRY_AFTER,
+        "RateLimit": _RATE_LIMIT | {"example": '"default";r=0;t=30'},
+        "RateLimit-Policy": _RATE_LIMIT | {"example": '"default";q=100;w=60'},
+    },
     503: {"Retry-After": _RETRY_AFTER},
 }
 
@@ -98,7 +106,7 @@ def _error_statuses(rule: Rule, noted: dict[str, Any]) -> Iterator[int]:
     yield 400  # a token in the address or an unknown host, at least
     if "auth" in noted:
         yield 401
-        if noted["auth"] is not basic_auth:
+        if not takes_password_only(noted):
             yield 403
     if rule.arguments:
         yield 404

@@ -8,6 +8,7 @@ from app.api.schemas.fields import (
     AN_ACCESS_TOKEN,
     Line,
     Links,
+    Rate,
     Scope,
     Seconds,
     about,
@@ -31,6 +32,20 @@ class NewAccessToken(Body):
         load_default=30 * 24 * 3600,
         metadata=about(30 * 24 * 3600, "lifetime in seconds"),
     )
+    limit = Rate(
+        load_default=None,
+        allow_none=True,
+        metadata=about("100 per minute", "of its requests; then 429; null for none"),
+    )
+
+
+class Rotation(Body):
+    overlap_seconds = Seconds(
+        0,
+        7 * 24 * 3600,
+        load_default=0,
+        metadata=about(3600, "how long the old text still works"),
+    )
 
 
 class AccessTokenLinks(Answer):
@@ -45,11 +60,25 @@ class AccessTokenOut(Answer):
     id = Integer(metadata=about(1))
     name = String(metadata=about("phone"))
     scope = String(metadata=about("read write"))
+    limit = String(
+        attribute="rate_limit",
+        allow_none=True,
+        metadata=about("100 per minute", "of its requests; null for none"),
+    )
     expires_in = Integer(
         attribute="seconds_left", metadata=about(30 * 24 * 3600, "seconds until expiry")
     )
     created = DateTime(metadata=about(A_TIME))
     last_used = DateTime(allow_none=True, metadata=about(A_TIME, "to the hour; null if never"))
+    previous_expires_in = Integer(
+        attribute="previous_seconds_left",
+        allow_none=True,
+        metadata=about(None, "seconds until the text before the last rotation expires"),
+    )
+    previous_last_used = DateTime(
+        allow_none=True,
+        metadata=about(None, "of that text since the rotation; to the hour; null if not used"),
+    )
     links = Links(AccessTokenLinks, _links)
 
 

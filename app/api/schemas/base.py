@@ -8,7 +8,7 @@ from flask import url_for
 from marshmallow import EXCLUDE
 from marshmallow.fields import Field
 
-from app.api.schemas.fields import Count, about, link
+from app.api.schemas.fields import PageNumber, about, link
 from app.models import Page
 
 # For `output(headers=...)`: where the created object is.
@@ -37,8 +37,8 @@ class Answer(Schema):
 
 
 class PageQuery(Schema):
-    page = Count(2**31 - 1, load_default=1, metadata=about(1, "page number, from 1"))
-    per_page = Count(100, load_default=10, metadata=about(10, "items on a page"))
+    page = PageNumber(1, 2**31 - 1, "page number, from 1")
+    per_page = PageNumber(10, 100, "items on a page")
 
 
 class PageMeta(Answer):

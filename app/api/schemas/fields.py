@@ -7,11 +7,13 @@ from typing import Any
 from apiflask import Schema
 from apiflask.fields import Function, Integer, String
 from email_validator import EmailNotValidError
+from flask import current_app
 from marshmallow import ValidationError
 from marshmallow.validate import Range, Regexp
 
 from app.models import SCOPES
 from app.models.login import normal_email
+from app.security.rate_limits import is_within
 
 # Examples.
 A_TIME = "2026-11-21T09:30:00.123456+00:00"  # RFC 3339
@@ -77,7 +79,8 @@ class Line(Text):
 
     def __init__(self, lowest: int, highest: int, **kwargs: Any) -> None:
         pattern = f"^[^{_NOT_IN_A_LINE}]{{{lowest},{highest}}}"
-        text = f"must be {lowest} to {highest} characters long, without control characters"
+        length = f"must be {lowest} to {highest} characters long"
+        text = f"{length}, without control or invisible characters"
         # `$` would accept a line break at the end; in JSON Schema it does not.
         super().__init__(validate=Regexp(pattern + r"\Z", error=text), **kwargs)
         self.metadata = {**self.metadata, "pattern": pattern + "$"}
@@ -132,6 +135,48 @@ class Seconds(Integer):
         if type(value) not in {int, float} or value % 1:
             raise self.make_error("invalid")
         return super()._deserialize(value, *args, **kwargs)
+
+
+class Rate(Text):
+    """A number of requests per time, within `ACCESS_TOKEN_LIMIT`."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.metadata = {**self.metadata, "pattern": f"^{_RATE}$"}
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        rate = super()._deserialize(value, *args, **kwargs)
+        most = current_app.config["ACCESS_TOKEN_LIMIT"]
+        if not re.fullmatch(_RATE, rate) or not is_within(rate, most):
+            text = "must be a number per time, such as 100 per minute or 20 per 5 seconds"
+            raise ValidationError(f"{text}, and at most {most}")
+        return rate
+
+
+# Some of what the package `limits` takes: bounded, and in one notation.
+_RATE = r"[1-9][0-9]{0,8} per ([1-9][0-9]{0,2} )?(second|minute|hour|day)s?"
+
+
+class PageNumber(Integer):
+    """A number of a page, or of its items, in a query string; never refused, as in the tutorial.
+
+    What is above `highest` counts as `highest`, below 1 as 1, and what is no number as `default`.
+    """
+
+    def __init__(self, default: int, highest: int, what: str) -> None:
+        text = f"{what}; at most {highest}, and {default} for what is no number"
+        said = about(default, text, type=["integer", "string"])  # any text is taken
+        super().__init__(load_default=default, metadata=said)
+        self._default, self._highest = default, highest
+
+    def _deserialize(self, value: str, *_: Any, **__: Any) -> int:
+        number = re.fullmatch(r"([+-]?)0*([0-9]+)", value.strip(), re.ASCII)
+        if number is None:
+            return self._default
+        if number[1] == "-":
+            return 1
+        is_short = len(number[2]) <= len(str(self._highest))  # `int` refuses very long ones
+        return min(max(1, int(number[2])), self._highest) if is_short else self._highest
 
 
 class Count(Integer):

@@ -8,7 +8,7 @@ from flask import url_for
 from marshmallow.validate import Length
 
 from app.api.schemas.base import Answer, Body
-from app.api.schemas.fields import A_TIME, Count, Links, Text, about, link
+from app.api.schemas.fields import A_TIME, Count, Links, PageNumber, Text, about, link
 from app.api.schemas.users import UserLinks, UserName, links_of
 from app.http.headers import path_to
 from app.models import Post
@@ -49,7 +49,7 @@ class PostOut(Answer):
 class StreamQuery(Schema):
     # The largest number that JSON clients read exactly.
     before = Count(2**53, metadata=about(42, "only posts with a lower id"))
-    per_page = Count(100, load_default=10, metadata=about(10, "items at once"))
+    per_page = PageNumber(10, 100, "items at once")
 
 
 class StreamMeta(Answer):

@@ -3,15 +3,23 @@
 from typing import Any
 
 from apiflask import Schema
-from apiflask.fields import Boolean, Integer, Nested, String
+from apiflask.fields import Boolean, Integer, List, Nested, String
 from marshmallow import EXCLUDE
 from marshmallow.fields import Field
 
-from app.api.schemas.base import Answer
-from app.api.schemas.fields import AN_ACCESS_TOKEN, Scope, Text, about
+from app.api.schemas.base import Answer, Body
+from app.api.schemas.fields import AN_ACCESS_TOKEN, Line, Scope, Text, about
 from app.api.schemas.users import UserName
 
 A_LOGIN_TOKEN = "mbl_6kQ0ZtWc4mXUwb1YhJr8sD2eLfVgP7nE3xaz"
+
+
+class NewLogIn(Body):
+    """Nothing of it is required: the user name and password may come in the header."""
+
+    username = Text(metadata=about("alice", "user name or e-mail address"))
+    password = Text(metadata=about("correct horse battery", format="password"))
+    device = Line(1, 64, metadata=about("Alice's phone", "gets a token of its own"))
 
 
 class TokenOut(Answer):
@@ -30,6 +38,7 @@ class TokenInfo(Answer):
         allow_none=True, metadata=about(3600, "seconds until expiry; null for password auth")
     )
     user = Nested(UserName)
+    roles = List(String(), metadata=about(["admin"], "of the user; none for an access token"))
 
 
 # For `output(headers=...)`: the same for a proxy, which does not read bodies.
@@ -37,6 +46,7 @@ TOKEN_HEADERS: dict[str, Field[Any] | type] = {
     "X-User-Id": Integer(required=True, metadata=about(1)),
     "X-Username": String(required=True, metadata=about("alice")),
     "X-Scope": String(required=True, metadata=about("read write")),
+    "X-Roles": String(required=True, metadata=about("admin", "separated by spaces, or empty")),
 }
 
 
@@ -68,3 +78,6 @@ class Introspection(Answer):
     exp = Integer(metadata=about(1797845400, "expiry, in seconds since 1970", optional=True))
     iat = Integer(metadata=about(1795253400, "issue, in seconds since 1970", optional=True))
     token_type = String(metadata=about("Bearer", optional=True))
+    roles = List(
+        String(), metadata=about(["admin"], "of the user; not for an access token", optional=True)
+    )

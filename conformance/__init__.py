@@ -1,0 +1,1 @@
+"""Checks an API in the style of the Flask Mega-Tutorial: `python -m conformance URL`."""
