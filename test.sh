@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 use_requirements requirements-dev.txt
 if [ $# -eq 0 ]; then
     unset TEST_DATABASE_URL
-    exec python -m pytest -m "not slow"
+    exec python -m pytest -m "not slow" --numprocesses auto --dist worksteal
 elif [ "$1" = --all ]; then
     shift
     exec python -m pytest --cov --cov-report=term-missing:skip-covered "$@"

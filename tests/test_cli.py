@@ -301,6 +301,7 @@ def test_commands_that_change_accounts_or_revoke_tokens_are_in_the_audit_log(fla
     assert {(event["source"], event["request_id"]) for event in events()} == {(None, None)}
 
 
+@pytest.mark.slow
 def test_a_command_writes_its_audit_line_to_standard_error(app, config_class, alice):
     environment = {
         **os.environ,

@@ -32,11 +32,13 @@ def python(code, directory=ROOT, **environment):
     )
 
 
+@pytest.mark.slow
 def test_the_folder_of_the_project_has_the_name_of_the_tutorial():
     code = "import os, config; print(open(os.path.join(config.basedir, '.flaskenv')).read())"
     assert "FLASK_APP" in python(code).stdout
 
 
+@pytest.mark.slow
 def test_the_defaults_are_safe():
     code = (
         "from config import Config as c;"
@@ -53,6 +55,7 @@ def test_the_defaults_are_safe():
     ]
 
 
+@pytest.mark.slow
 def test_an_empty_number_means_the_default():
     code = (
         "from config import Config as c;"
@@ -85,6 +88,7 @@ def test_an_invalid_url_of_sentinels_is_refused(text):
     assert redis_url(url) == url
 
 
+@pytest.mark.slow
 def test_the_processes_share_the_cores_for_hashing():
     code = "from config import Config as c; print(c.PASSWORD_HASH_CONCURRENCY)"
     assert python(code, WEB_CONCURRENCY="1000").stdout.split() == ["1"]
@@ -145,6 +149,7 @@ def test_an_invalid_setting_is_named_with_what_it_must_look_like(monkeypatch, na
     assert hint in line
 
 
+@pytest.mark.slow
 def test_all_invalid_settings_stop_the_start_and_are_reported_at_once():
     process = python("import microblog_api", PORT="x", WEB_THREADS="x")
     assert process.returncode == 1
@@ -246,6 +251,7 @@ def test_the_settings_are_the_variables_that_are_read():
     assert set(re.findall("^# ([A-Z0-9_]+)=", example, re.MULTILINE)) == SETTINGS
 
 
+@pytest.mark.slow
 def test_the_start_on_postgresql_requires_a_secret_key():
     process = python("import microblog_api", DATABASE_URL="postgresql://localhost/app")
     assert process.returncode == 1
@@ -311,6 +317,7 @@ def test_no_secret_key_is_generated_on_postgresql(tmp_path):
     assert not (tmp_path / "instance").exists()
 
 
+@pytest.mark.slow
 def test_secrets_can_be_read_from_files(tmp_path):
     secrets = {
         "DATABASE_URL": "postgresql://u:p@h/d",
@@ -332,6 +339,7 @@ print(c.SQLALCHEMY_DATABASE_URI, c.SECRET_KEY, c.SECRET_KEY_FALLBACKS, c.REDIS_U
     assert python(code, **files, **dict.fromkeys(secrets, "")).stdout == expected
 
 
+@pytest.mark.slow
 def test_a_file_of_a_secret_that_cannot_be_used_stops_the_start(tmp_path):
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
@@ -352,6 +360,7 @@ def test_a_file_of_a_secret_that_cannot_be_used_stops_the_start(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_path_of_a_key_is_not_taken_for_a_file_with_a_path(tmp_path):
     # Its contents would be the path, which an error shows.
     (tmp_path / "key.pem").write_text("a private key")
@@ -359,11 +368,13 @@ def test_the_path_of_a_key_is_not_taken_for_a_file_with_a_path(tmp_path):
     assert python(code, TLS_KEY_FILE=str(tmp_path / "key.pem")).stdout == "None\n"
 
 
+@pytest.mark.slow
 def test_secret_key_fallbacks_is_a_comma_separated_list():
     code = "from config import Config; print(Config.SECRET_KEY_FALLBACKS)"
     assert python(code, SECRET_KEY_FALLBACKS="one, two,,").stdout == "('one', 'two')\n"
 
 
+@pytest.mark.slow
 def test_an_empty_host_means_127_0_0_1():
     assert python("from config import Config; print(Config.HOST)", HOST="").stdout == "127.0.0.1\n"
 
@@ -393,6 +404,7 @@ def test_a_secret_key_that_cannot_be_stored_stops_the_start(tmp_path):
         secret_key_of_instance("sqlite://", str(tmp_path / "instance"))
 
 
+@pytest.mark.slow
 def test_the_environment_overrides_the_env_file(tmp_path):
     for file in ("config.py", "config_parsers.py"):
         shutil.copy(ROOT / file, tmp_path)
@@ -463,6 +475,7 @@ def test_a_setting_of_mail_is_read(parse, text, value):
     assert parse(text) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -476,12 +489,14 @@ def test_the_rules_for_accounts_are_strict_unless_the_settings_say_otherwise(set
     assert python(code, **settings).stdout.strip() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["PASSWORD_BLOCKLIST", "EMAIL_ALLOW_LOCAL"])
 def test_a_switch_of_the_accounts_is_on_or_off(name):
     done = python("import config; config.Config.check()", **{name: "perhaps"})
     assert f"{name}: must be on or off" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -495,6 +510,7 @@ def test_links_in_mails_begin_with_the_path_of_the_api(settings, expected):
     assert python(code, **settings).stdout.strip() == expected
 
 
+@pytest.mark.slow
 def test_each_setting_of_mail_that_cannot_be_used_is_named():
     wrong = {
         "MAIL_SERVER": "a:1",
@@ -520,6 +536,7 @@ def test_each_setting_of_mail_that_cannot_be_used_is_named():
     assert {line.partition(":")[0] for line in said} == set(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -540,6 +557,7 @@ def test_settings_of_mail_that_contradict_each_other_are_named(settings, said):
         assert line in done.stderr
 
 
+@pytest.mark.slow
 def test_the_defaults_of_mail_follow_from_other_settings():
     code = (
         "from config import Config as c; print(c.SITE_URL, c.MAIL_PORT, c.MAIL_SENT_BY, c.NOTICES)"

@@ -28,6 +28,8 @@ from conformance.tokens import estimated_bits
 from tests import tutorial
 from tests.helpers import ROOT, Server
 
+pytestmark = pytest.mark.slow  # each starts an API
+
 CLAIMS = {each.claim for each in ALL}
 
 # What this API does not meet yet.

@@ -5,6 +5,8 @@ import pytest
 from tests.conftest import is_full_scan
 from tests.helpers import basic, bearer
 
+pytestmark = pytest.mark.slow  # each has a crowd of users
+
 # The path, and the statements it takes; the first is always the check of the token.
 COSTS = [
     ("/api/users/{other}/followers?per_page={count}", 3),

@@ -99,6 +99,7 @@ def test_two_machines_that_upgrade_at_once_both_succeed(fresh_app):
         assert ("user", "token") in columns(db.engine)
 
 
+@pytest.mark.slow
 def test_a_sqlite_database_is_for_its_owner_only_and_an_existing_one_keeps_its_mode(tmp_path):
     environment = {**os.environ, "DATABASE_URL": f"sqlite:///{tmp_path}/app.db"}
     command = [sys.executable, "-m", "flask", "db", "upgrade"]
@@ -120,6 +121,7 @@ def test_a_sqlite_database_is_for_its_owner_only_and_an_existing_one_keeps_its_m
             db.engine.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 def test_a_sqlite_database_that_root_creates_belongs_to_the_owner_of_its_folder(tmp_path):
     os.chown(tmp_path, 10001, 10002)

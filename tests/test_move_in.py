@@ -23,6 +23,8 @@ from tests.move_in import SOURCES, rows_at, tutorial_at
 from tests.sessions import blocks
 from tests.tutorial import EDITIONS
 
+pytestmark = pytest.mark.slow  # each makes and migrates databases
+
 
 @pytest.fixture
 def flask(app):

@@ -14,6 +14,8 @@ from tests import conftest
 from tests.helpers import basic, bearer, register_user
 from tests.move_in import rows_at
 
+pytestmark = pytest.mark.slow  # each makes and migrates databases
+
 KEY = "the key of another application, of no use"
 
 

@@ -9,6 +9,8 @@ from tests.helpers import basic
 from tests.move_in import SOURCES, tutorial_at
 from tests.tutorial import EDITIONS
 
+pytestmark = pytest.mark.slow  # each makes and migrates databases
+
 
 @pytest.fixture
 def move_in(app):

@@ -389,6 +389,7 @@ def test_changing_a_post_that_was_just_deleted_is_404(own, client, alice):
 # -- Imports ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_server_does_not_import_faker(config_class):
     code = "import sys, microblog_api; print('faker' in sys.modules)"
     environment = {"DATABASE_URL": config_class.SQLALCHEMY_DATABASE_URI, "SECRET_KEY": "key"}
