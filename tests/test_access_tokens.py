@@ -1,5 +1,7 @@
 """Access tokens: create, use, list and revoke them; the routes that each scope opens."""
 
+import base64
+import hashlib
 import re
 import sqlite3
 import threading
@@ -164,17 +166,19 @@ def test_concurrent_requests_cannot_exceed_the_limit_of_access_tokens(app, clien
     assert listed["_meta"]["total_items"] == 5
 
 
-def test_creating_an_access_token_deletes_those_that_expired_30_days_ago(app, make):
+def test_creating_an_access_token_deletes_those_that_expired_30_days_ago(app, client, bob, make):
     make(name="old", expires_in=60)
+    body = {"name": "Bob's", "scope": "read", "expires_in": 60}
+    assert client.post("/api/access-tokens", json=body, headers=basic("bob")).status_code == 201
     with time_machine.travel(datetime.now(UTC) + timedelta(days=29)):
         make(name="newer")
         with app.app_context():
-            assert db.session.scalar(sa.select(sa.func.count(AccessToken.id))) == 2
+            assert db.session.scalar(sa.select(sa.func.count(AccessToken.id))) == 3
     with time_machine.travel(datetime.now(UTC) + timedelta(days=31)):
         make(name="newest")
         with app.app_context():
             names = db.session.scalars(sa.select(AccessToken.name))
-            assert set(names) == {"newer", "newest"}
+            assert set(names) == {"Bob's", "newer", "newest"}
 
 
 def test_concurrent_requests_create_only_one_access_token_of_a_name(app, alice):
@@ -387,20 +391,31 @@ def test_a_route_can_require_one_of_two_scopes_or_both(client_of, make):
 # -- Stored and presented tokens -------------------------------------------------------
 
 
+def test_the_database_has_a_digest_of_an_access_token(app, make):
+    text = make(name="script")["token"]
+    with app.app_context():
+        digest = db.session.scalar(sa.select(AccessToken.digest))
+    assert digest == hashlib.sha256(text.encode()).digest()
+
+
 def test_no_value_in_the_database_works_as_a_credential(app, client, make, token):
     texts = [make(name=f"token {number}")["token"] for number in range(3)]
+    body = {"device": "phone"}
+    texts.append(client.post("/api/tokens", json=body, headers=basic("alice")).json["token"])
     with app.app_context():
-        values = {
-            value if isinstance(value, str) else bytes(value).hex()
+        found = [
+            value
             for table in db.metadata.sorted_tables
             for row in db.session.execute(sa.select(table))
             for value in row
             if isinstance(value, str | bytes | memoryview)
-        }
-        raw = db.session.connection().exec_driver_sql('SELECT token FROM "user"').scalar()
-        values |= {bytes(raw).hex(), bytes(raw).decode("latin-1")}
-    values -= {token}  # which the model unseals with the key
-    assert len(values) > 8
+        ]
+        found.append(db.session.connection().exec_driver_sql('SELECT token FROM "user"').scalar())
+    found.remove(token)  # which the model unseals with the key
+    values = {value for value in found if isinstance(value, str)}
+    for value in map(bytes, (value for value in found if not isinstance(value, str))):
+        values |= {value.hex(), value.decode("latin-1"), base64.b64encode(value).decode()}
+    assert len(values) > 20
     app.config.update(LOGIN_LIMIT_PER_SOURCE="1000/hour", LOGIN_LIMIT_PER_ACCOUNT="1000/hour")
     for value in values:
         assert value not in texts

@@ -9,7 +9,7 @@ import time_machine
 from werkzeug.security import generate_password_hash
 
 from app import db
-from app.models import OutdatedError, User
+from app.models import DeviceSession, OutdatedError, User
 from tests.helpers import PASSWORD, Server, basic, bearer
 
 NEW = "battery staple"
@@ -261,6 +261,20 @@ def test_log_in_raises_for_a_deactivated_user(app, alice):
         db.session.commit()
         with pytest.raises(OutdatedError):
             user.log_in(3600)
+        assert not db.session.in_transaction()  # which would keep other writers waiting
+
+
+def test_a_log_in_of_a_device_is_noted_and_refused_for_a_deactivated_user(app, client, alice):
+    with time_machine.travel("2031-05-06T07:08:09+00:00", tick=False):
+        answer = client.post("/api/tokens", json={"device": "phone"}, headers=basic("alice"))
+        seen = client.get("/api/users/me", headers=bearer(answer.json["token"])).json["last_seen"]
+    assert seen == "2031-05-06T07:08:09+00:00"
+    with app.app_context():
+        user = alice_of_session()
+        user.deactivated_at = datetime.now(UTC)
+        db.session.commit()
+        with pytest.raises(OutdatedError):
+            DeviceSession.start(user, "tablet", 3600, 50)
 
 
 def test_a_password_change_or_deactivation_takes_effect_at_once_in_every_process(

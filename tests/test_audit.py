@@ -45,6 +45,34 @@ def test_each_event_is_a_line(app, client, alice, events):
     assert fields(events()[-1]) == ("log_in_throttled", None, "127.0.0.1")
 
 
+def test_whatever_makes_rotates_or_ends_a_token_is_a_line(client, alice, events, log_in):
+    headers, device = bearer(log_in("alice")), {"device": "phone"}
+    phones = [
+        client.post("/api/tokens", json=device, headers=basic("alice")).json["token"]
+        for _ in range(2)
+    ]
+    (session, _) = client.get("/api/sessions?page=1", headers=headers).json["items"][1:]
+    before = len(events())
+    body = {"name": "script", "scope": "read"}
+    made = client.post("/api/access-tokens", json=body, headers=headers).json
+    path = f"/api/access-tokens/{made['id']}"
+    text = client.post(f"{path}/rotation", json={}, headers=headers).json["token"]
+    for method, what, options in (
+        ("DELETE", path, {"headers": headers}),
+        ("DELETE", f"/api/sessions/{session['id']}", {"headers": headers}),
+        ("DELETE", "/api/sessions", {"headers": headers}),
+        ("POST", "/api/tokens/revoke", {"data": {"token": headers["Authorization"][7:]}}),
+        ("POST", "/api/tokens/revoke", {"data": {"token": text}}),  # ended already
+    ):
+        assert client.open(what, method=method, **options).status_code in {200, 204}
+    assert [fields(event) for event in events()[before:]] == [
+        ("token_created", alice, "127.0.0.1"),
+        ("token_rotated", alice, "127.0.0.1"),
+        *[("token_revoked", alice, "127.0.0.1")] * 4,
+    ]
+    assert not {*phones, made["token"], text} & set(str(events()).split('"'))
+
+
 def test_a_line_has_a_time_and_the_id_of_the_response(client, alice, events):
     response = client.post("/api/tokens", headers=basic("alice"))
     line = events()[-1]

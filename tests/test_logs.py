@@ -73,10 +73,13 @@ def test_nothing_in_a_message_or_an_exception_can_forge_a_line(formatter):
     assert first.isascii()
 
 
-def test_json_holds_the_whole_message_and_no_token():
-    token = tokens.make()
+@pytest.mark.parametrize(
+    "prefix", [tokens.LOGIN_PREFIX, tokens.DEVICE_PREFIX, tokens.ACCESS_PREFIX]
+)
+def test_json_holds_the_whole_message_and_no_token(prefix):
+    token = tokens.make(prefix)
     line = json.loads(formatted(logs.JSONFormatter, f"é\n{token}", raised(token)))
-    assert line["message"] == "é\nmbl_..."
+    assert line["message"] == f"é\n{prefix}..."
     assert token not in line["traceback"]
     assert line["request_id"] is None
 
@@ -129,12 +132,14 @@ def run(before, stderr=subprocess.PIPE):
     )
 
 
+@pytest.mark.slow
 def test_without_a_server_the_lines_are_json_on_standard_error():
     error, warning, event = map(json.loads, run("").stderr.splitlines())
     assert (error["message"], warning["message"]) == ("one\nerror", "two")
     assert (event["event"], event["user_id"]) == ("log_in", 3)
 
 
+@pytest.mark.slow
 def test_on_a_terminal_the_lines_are_text():
     terminal, end = pty.openpty()
     run("", stderr=end)
@@ -148,6 +153,7 @@ def test_on_a_terminal_the_lines_are_text():
     ]
 
 
+@pytest.mark.slow
 def test_the_configuration_of_the_embedding_program_wins():
     process = run("logging.basicConfig(format='own %(name)s', stream=sys.stdout)")
     assert process.stderr == ""

@@ -9,7 +9,7 @@ from app import create_app, db
 from app.auth import any_auth, fresh, roles_required
 from app.http.errors import found
 from app.models import User
-from app.models.roles import MOST_ROLES
+from app.models.roles import MOST_ROLES, grant_role
 from tests.helpers import at_once, basic, bearer
 
 bp = APIBlueprint("roles_of_tests", __name__)
@@ -38,6 +38,19 @@ def get_both():
 @roles_required("admin")
 @bp.output({})
 def change_other(id):
+    return change(id)
+
+
+@bp.put("/others/<int:id>/twice")
+@bp.auth_required(any_auth)
+@roles_required("admin")
+@roles_required("support")
+@bp.output({})
+def change_other_with_both_roles(id):
+    return change(id)
+
+
+def change(id):
     meanwhile()
     user = found(User.find(id))
     user.about_me = "changed by an administrator"
@@ -156,20 +169,25 @@ def test_no_request_can_give_a_role(client, register, log_in):
 # -- Writes in flight --------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("path", "revoked"),
+    [("/others/{}", "admin"), ("/others/{}/twice", "admin"), ("/others/{}/twice", "support")],
+)
 def test_a_write_in_flight_changes_nothing_once_the_role_is_revoked(
-    own, app, client, alice, bob, token, roles, monkeypatch
+    own, client, alice, bob, token, roles, monkeypatch, path, revoked
 ):
     roles("grant", "alice", "admin")
+    roles("grant", "alice", "support")
 
     def revoke():
-        thread = threading.Thread(target=roles, args=("revoke", "alice", "admin"))
+        thread = threading.Thread(target=roles, args=("revoke", "alice", revoked))
         thread.start()
         thread.join(20)
         assert not thread.is_alive(), "the owner waits for a request that has written nothing"
 
     monkeypatch.setitem(globals(), "meanwhile", revoke)
-    refused = own.put(f"/others/{bob}", headers=bearer(token))
-    assert (refused.status_code, refused.json["message"]) == (403, "this takes the role admin")
+    refused = own.put(path.format(bob), headers=bearer(token))
+    assert (refused.status_code, refused.json["message"]) == (403, f"this takes the role {revoked}")
     seen = client.get(f"/api/users/{bob}", headers=bearer(token)).json
     assert seen["about_me"] is None
 
@@ -232,6 +250,11 @@ def test_a_word_that_is_no_role_is_refused_with_what_is_allowed(alice, roles, ro
     output = roles("grant", "alice", role, fails=True) if role != "-x" else None
     expected = "Error: role: must be 1 to 32 of the characters a-z 0-9 _ -, the first one a letter"
     assert output in (expected + "\n", None)
+
+
+def test_a_word_that_is_no_role_is_refused_in_code_too(app, alice):
+    with app.app_context(), pytest.raises(ValueError, match="the first one a letter"):
+        grant_role(db.session.get(User, alice), "Admin")
 
 
 def test_wrong_roles_and_users_are_named_in_one_line(alice, roles):

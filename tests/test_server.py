@@ -23,7 +23,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from app.security import tokens
 from config import database_uri
 from tests.conftest import TEST_DATABASE_URL
-from tests.helpers import PASSWORD, ROOT, Server, at_once, basic, bearer, make_certificate, until
+from tests.helpers import (
+    PASSWORD,
+    ROOT,
+    Server,
+    at_once,
+    basic,
+    bearer,
+    json_of,
+    make_certificate,
+    until,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -330,6 +340,11 @@ def test_a_body_that_ends_too_early_is_400(server):
 def test_no_header_changes_the_path_of_the_application(server, header):
     answer = server.request("GET", "/evil/api/users", headers={header: "/evil"})
     assert (answer.status, answer.json["error"]) == (404, "Not Found")
+    answer = server.request(
+        "POST", "/api/users", headers={header: "/evil"}, json_body=json_of("alice")
+    )
+    assert answer.headers["Location"] == answer.json["_links"]["self"]
+    assert answer.headers["Location"].startswith("/api/users/")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

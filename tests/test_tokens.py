@@ -1,7 +1,10 @@
 """Logging in, using the token, logging out."""
 
 import base64
+import secrets
+import string
 import subprocess
+import zlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -80,7 +83,12 @@ def test_a_second_log_in_returns_the_same_token_even_if_it_is_short_lived(
     app, alice, log_in, lifetime
 ):
     app.config["TOKEN_LIFETIME_SECONDS"] = lifetime
-    assert log_in("alice") == log_in("alice")
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        token = log_in("alice")
+        clock.shift(lifetime / 2 - 0.01)
+        assert log_in("alice") == token
+        clock.shift(0.02)
+        assert log_in("alice") != token
 
 
 def test_the_lifetime_is_a_setting(app, client, alice):
@@ -90,6 +98,12 @@ def test_the_lifetime_is_a_setting(app, client, alice):
     with time_machine.travel(datetime.now(UTC) + timedelta(seconds=121)):
         headers = bearer(response.json["token"])
         assert client.get("/api/users/me", headers=headers).status_code == 401
+
+
+def test_who_has_never_logged_in_has_no_token_and_no_seconds_left(app, alice):
+    with app.app_context():
+        user = db.session.get(User, alice)
+        assert (user.token, user.has_live_token, user.token_seconds_left) == (None, False, 0)
 
 
 def test_logging_in_updates_last_seen(client, alice, log_in):
@@ -162,6 +176,15 @@ def test_a_token_with_one_wrong_character_is_refused_without_a_database_query(
     for headers in (bearer(flipped), basic(flipped, "x" * (position > 3))):
         assert client.get("/api/users/me", headers=headers).status_code == 401
     assert statements == []
+
+
+def test_check_token_asks_the_database_for_login_tokens_alone(app, statements):
+    with app.app_context():
+        for prefix in (tokens.ACCESS_PREFIX, tokens.DEVICE_PREFIX):
+            assert User.check_token(tokens.make(prefix)) is None
+        assert statements == []
+        assert User.check_token(tokens.make()) is None
+        assert len(statements) == 1
 
 
 def test_a_well_formed_but_unknown_token_is_refused(client, alice):
@@ -248,6 +271,35 @@ def test_the_database_contains_no_token_or_password_in_plain_text(app, token):
         assert secret not in stored
         assert secret.hex().encode() not in stored
         assert base64.b64encode(secret) not in stored
+
+
+def test_what_is_stored_of_a_text_never_changes(app):
+    """Or the tokens of an earlier release would not be found."""
+    sealed = "912b60e654814c17fb1fcf7997c07bd71786b03a4f209bcce6e218dee877094c2f19b9"
+    digest = "1d3cc375effee50872299cd0d451f302561e664896ad170aab273a1399ad2860"
+    with app.app_context():
+        assert tokens.seal("the text of a token").hex() == sealed
+        assert tokens.unseal(bytes.fromhex(sealed)) == "the text of a token"
+    assert tokens.digest("the text of a token").hex() == digest
+
+
+def test_a_checksum_is_the_crc_32_in_base_62():
+    digits = string.digits + string.ascii_uppercase + string.ascii_lowercase
+    for _ in range(100):
+        text = tokens.make()
+        number = 0
+        for digit in text[-6:]:
+            number = number * 62 + digits.index(digit)
+        assert number == zlib.crc32(text[:-6].encode())
+
+
+def test_tokens_are_drawn_from_62_characters_by_the_operating_system(monkeypatch):
+    texts = [tokens.make() for _ in range(200)]
+    assert len({character for text in texts for character in text[4:34]}) == 62
+    drawn = []
+    choice = secrets.choice
+    monkeypatch.setattr(secrets, "choice", lambda chars: drawn.append(choice(chars)) or drawn[-1])
+    assert tokens.make()[4:34] == "".join(drawn)
 
 
 def test_the_value_of_the_token_column_is_not_accepted_as_a_token(app, client, token):

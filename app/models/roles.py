@@ -60,7 +60,7 @@ def _locked_roles(user: User) -> list[str]:
 
 
 def _roles_of(user_id: int) -> list[str]:
-    # Not through the session: see `_hold` in app/models/login.py.
+    # Not through the session: see `_lock` in app/models/locks.py.
     roles = db.session.connection().scalar(sa.select(User.roles).where(User.id == user_id))
     return roles or []
 

@@ -1,0 +1,230 @@
+"""Change the code that checks passwords and tokens, and see whether tests notice.
+
+    python -m mutation run [--sample N --seed S] [--only TEXT]   small changes; writes the table
+    python -m mutation promises                                  those of promises.toml
+
+Both take the last commit, and go on where they were stopped; the state is in .mutation/. Tests
+run on PostgreSQL, too, if TEST_DATABASE_URL is set. docs/mutation.md says more.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any
+
+from mutation import report
+from mutation.changes import ROOT, SCOPE, Change, changes_of
+from mutation.trial import Baseline, Copy, Worker
+
+STATE = ROOT / ".mutation"
+# What a result depends on, in Git; and whether PostgreSQL is there.
+INPUTS = ("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlite_driver.py")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m mutation", description=(__doc__ or "").partition("\n")[0]
+    )
+    commands = parser.add_subparsers(required=True)
+    run = commands.add_parser("run", help="change the code in small ways")
+    run.add_argument("--sample", type=int, metavar="N", help="N changes; by default, all")
+    run.add_argument("--seed", type=int, default=0, help="of the sample, and of the order")
+    run.add_argument("--only", metavar="TEXT", default="", help="changes that contain the text")
+    run.add_argument("--processes", type=int, default=os.cpu_count())
+    run.set_defaults(command=run_changes)
+    promises = commands.add_parser("promises", help="break each promise of SECURITY.md")
+    promises.set_defaults(command=run_promises)
+    arguments = vars(parser.parse_args())
+    command = arguments.pop("command")
+    STATE.mkdir(exist_ok=True)
+    lock = (STATE / f"{command.__name__}.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit("another run is under way")
+    command(**arguments)
+
+
+def state() -> Path:
+    """Return the folder for results of the last commit.
+
+    Raises:
+        SystemExit: what is changed or runs has changes that are not committed.
+    """
+    if git("status", "--porcelain", *INPUTS):
+        sys.exit("commit first: the last commit is what is tried")
+    versions = [git("rev-parse", f"HEAD:{path}") for path in INPUTS]
+    versions.append(str("TEST_DATABASE_URL" in os.environ))
+    folder = STATE / hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12]
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+# -- Small changes ---------------------------------------------------------------------
+
+
+def run_changes(*, sample: int | None, seed: int, only: str, processes: int) -> None:
+    folder = state()
+    results = Results(folder / "changes.jsonl")
+    every = [change for path in SCOPE for change in changes_of(path)]
+    explained = report.explained(every)
+    changes = [change for change in every if only in change.key]
+    random.Random(seed).shuffle(changes)
+    changes = changes[:sample]
+    copies = [Copy(STATE / f"copy{number}") for number in range(processes)]
+    baseline = Baseline.of(copies[0], folder / "baseline.json")
+    baseline.preload()
+    for stage in ("quick", "slow"):
+        done = results.read()
+        pending = [
+            change
+            for change in changes
+            if change.key not in explained and is_due(stage, done.get(change.key))
+        ]
+        print(f"{stage} tests: {len(pending)} of {len(changes)} changes", flush=True)
+        children = []
+        for number, copy in enumerate(copies):
+            if pid := os.fork():
+                children.append(pid)
+                continue
+            try_all(pending[number::processes], stage, Worker(copy, baseline), results, changes)
+            os._exit(0)
+        ended = [os.waitpid(pid, 0)[1] for pid in children]
+        if any(ended):
+            sys.exit("a process has ended before its work was done; run it again")
+    found = results.read()
+    is_whole = len(changes) == len(every)
+    if is_whole:
+        report.write_killers(changes, found)
+    report.write_changes(changes, found, explained, is_whole=is_whole)
+
+
+def is_due(stage: str, result: dict[str, Any] | None) -> bool:
+    if result is None or result["outcome"] == "broken":
+        return stage == "quick"
+    return stage == "slow" and (result["outcome"], result["stage"]) == ("survived", "quick")
+
+
+def try_all(
+    pending: list[Change], stage: str, worker: Worker, results: "Results", changes: list[Change]
+) -> None:
+    if stage == "quick" and pending:
+        worker.check()
+    killers = Killers(changes, results)
+    for change in pending:
+        began = time.monotonic()
+        if stage == "quick":
+            outcome, test = worker.try_quick(change, killers.sorted(change, worker.baseline))
+        else:
+            outcome, test = worker.try_slow(change)
+        killers.add(change, test)
+        took = round(time.monotonic() - began, 1)
+        results.add(change.key, outcome=outcome, test=test, stage=stage, seconds=took)
+        if outcome != "killed":
+            print(f"{outcome}: {change.key}", flush=True)
+
+
+class Killers:
+    """The tests that have noticed changes, by function and by file; those of former runs, too."""
+
+    def __init__(self, changes: list[Change], results: "Results") -> None:
+        self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for function, tests in report.killers().items():
+            for number, test in enumerate(tests):
+                self._add(function, test, len(tests) - number)
+        done = results.read()
+        for change in changes:
+            if change.key in done:
+                self.add(change, done[change.key]["test"])
+
+    def add(self, change: Change, test: str) -> None:
+        if test:
+            self._add(f"{change.path} {change.function}", test, 1)
+
+    def _add(self, function: str, test: str, weight: int) -> None:
+        self._counts[function][test] += weight
+        self._counts[function.partition(" ")[0]][test] += weight
+
+    def sorted(self, change: Change, baseline: Baseline) -> list[str]:
+        """Return the tests of a change in the order in which they are worth asking.
+
+        First those that have noticed others nearby. Then those that are about the file, one of
+        each test function at first. Those on PostgreSQL last: the database is made anew for them.
+        """
+        of_function = self._counts[f"{change.path} {change.function}"]
+        of_file = self._counts[change.path]
+        weights = baseline.weights(change.path)
+        tests = sorted(baseline.reaching(change), key=lambda test: -weights[test])
+        turns = Counter[str]()
+        rank = {}
+        for test in tests:
+            turns[test.partition("[")[0]] += 1
+            rank[test] = turns[test.partition("[")[0]]
+        return sorted(
+            tests,
+            key=lambda test: (
+                "[postgresql" in test,
+                -of_function[test],
+                -of_file[test],
+                rank[test],
+            ),
+        )
+
+
+class Results:
+    """A file with a line for each trial; the last one of a change counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        if not self._path.exists():
+            return {}
+        lines = map(json.loads, self._path.read_text().splitlines())
+        return {line["key"]: line for line in lines}
+
+    def add(self, key: str, **result: Any) -> None:
+        with self._path.open("a") as file:  # a single write: several processes do it
+            file.write(json.dumps({"key": key, **result}) + "\n")
+
+
+# -- Promises --------------------------------------------------------------------------
+
+
+def run_promises() -> None:
+    results = Results(state() / "promises.jsonl")
+    done = results.read()
+    copy = Copy(STATE / "promises")
+    passing: set[tuple[str, ...]] = set()
+    for change in report.promised_changes():
+        if done.get(change.key, {}).get("outcome") == "killed":
+            continue
+        outcome, test = "broken", ""
+        if change.tests in passing or copy.run_command(change.tests)[0] == 0:
+            passing.add(change.tests)
+            file = copy.path / change.path
+            source = file.read_text()
+            file.write_text(change.source)
+            status, test = copy.run_command(["-x", *change.tests])
+            file.write_text(source)
+            outcome = {0: "survived", 1: "killed"}.get(-1 if status is None else status, "broken")
+        results.add(change.key, outcome=outcome, test=test)
+        print(f"{outcome}: {change.key}", flush=True)
+    report.write_promises(results.read())
+
+
+if __name__ == "__main__":
+    main()

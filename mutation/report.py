@@ -1,0 +1,164 @@
+"""The tables of docs/mutation.md, and what is written down about changes."""
+
+import json
+import subprocess
+import tomllib
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mutation.changes import ROOT, SCOPE, Change
+
+PAGE = ROOT / "docs" / "mutation.md"
+PROMISES = Path(__file__).with_name("promises.toml")
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+KILLERS = Path(__file__).with_name("killers.json")
+
+
+# -- Small changes ---------------------------------------------------------------------
+
+
+def explained(changes: list[Change]) -> set[str]:
+    """Return the keys of the changes that equivalent.toml explains.
+
+    Raises:
+        SystemExit: it explains one that is not among all changes.
+    """
+    listed = {
+        key.strip()
+        for reason in tomllib.loads(EQUIVALENT.read_text())["equivalent"]
+        for key in reason["changes"]
+    }
+    stale = listed - {change.key for change in changes}
+    if stale:
+        raise SystemExit("\n".join(["equivalent.toml has changes that are none:", *sorted(stale)]))
+    return listed
+
+
+def killers() -> dict[str, list[str]]:
+    """Return for each function the tests that have noticed changes of it, most of them first."""
+    tests: dict[str, list[str]] = json.loads(KILLERS.read_text()) if KILLERS.exists() else {}
+    return tests
+
+
+def write_killers(changes: list[Change], results: dict[str, dict[str, Any]]) -> None:
+    """Write them down for the next run, which asks them first."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for change in changes:
+        test = results.get(change.key, {}).get("test")
+        if test:
+            found[f"{change.path} {change.function}"][test] += 1
+    tests = {name: [test for test, _ in counts.most_common()] for name, counts in found.items()}
+    KILLERS.write_text(json.dumps(killers() | tests, indent=1, sort_keys=True) + "\n")
+
+
+def write_changes(
+    changes: list[Change],
+    results: dict[str, dict[str, Any]],
+    explained: set[str],
+    *,
+    is_whole: bool,
+) -> None:
+    """Print what nobody has explained, and the table; write it to the page if it is whole."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for change in changes:
+        result = results.get(change.key, {"outcome": "not tried", "stage": ""})
+        kind = result["outcome"]
+        if change.key in explained:
+            kind = "explained"
+        elif kind == "killed":
+            kind = result["stage"]
+        counts[change.path][kind] += 1
+        counts["all"][kind] += 1
+        if kind in {"survived", "broken", "not tried"}:
+            print(f"{kind}: {change.key}")
+    kinds = ("quick", "slow", "timeout", "explained", "survived")
+    names = ("quick tests", "slow tests", "endless", "equivalent", "unexplained")
+    rows = [["file", "changes", *names]]
+    for path in (*SCOPE, "all"):
+        found = counts[path]
+        if found.total():
+            rows.append([path, str(found.total()), *(str(found[kind]) for kind in kinds)])
+    table = as_table(rows)
+    print(table)
+    if is_whole and not counts["all"]["not tried"] + counts["all"]["broken"]:
+        replace_in_page("changes", table)
+
+
+# -- Promises --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PromisedChange:
+    """A change that breaks a promise of SECURITY.md, and the tests that notice."""
+
+    row: str  # how the row begins
+    path: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.row}\n- {self.old.strip()}\n+ {self.new.strip()}"
+
+    @property
+    def source(self) -> str:
+        """The text of the changed file.
+
+        Raises:
+            ValueError: the file has the old text not exactly once.
+        """
+        text = (ROOT / self.path).read_text()
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.path} has it {text.count(self.old)} times: {self.old}")
+        return text.replace(self.old, self.new)
+
+
+def promised_changes() -> list[PromisedChange]:
+    return [
+        PromisedChange(promise["row"], **(change | {"tests": tuple(change["tests"])}))
+        for promise in tomllib.loads(PROMISES.read_text())["promise"]
+        for change in promise["changes"]
+    ]
+
+
+def write_promises(results: dict[str, dict[str, Any]]) -> None:
+    rows = [["promise", "changes", "noticed by"]]
+    by_row: defaultdict[str, list[PromisedChange]] = defaultdict(list)
+    for change in promised_changes():
+        by_row[change.row].append(change)
+    for row, changes in by_row.items():
+        found = [results.get(change.key, {}) for change in changes]
+        killed = [result["test"] for result in found if result.get("outcome") == "killed"]
+        tests = sorted({test.partition("[")[0].rpartition("::")[2] for test in killed})
+        noticed = "" if len(killed) == len(changes) else f"{len(killed)} of "
+        rows.append([f"{row} …", f"{noticed}{len(changes)}", ", ".join(f"`{t}`" for t in tests)])
+    replace_in_page("promises", as_table(rows))
+
+
+# -- The page --------------------------------------------------------------------------
+
+
+def as_table(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines)
+
+
+def replace_in_page(name: str, table: str) -> None:
+    """Put a table between its two comments in the page."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line = f"At {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d}:"
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = PAGE.read_text().partition(start)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{start}\n{line}\n\n{table}\n{end}{after}")
