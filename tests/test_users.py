@@ -233,6 +233,13 @@ def test_a_collection_is_paged(client, register, log_in):
     assert last["_links"]["prev"] == "/api/users?page=2&per_page=2"
 
 
+def test_a_page_is_in_the_order_of_ids_however_rows_are_stored(client, register, log_in):
+    ids = [register(f"user{number}") for number in range(5)]
+    headers = bearer(log_in("user0"))  # PostgreSQL writes the row anew, behind the others
+    items = client.get("/api/users", headers=headers).json["items"]
+    assert [user["id"] for user in items] == ids
+
+
 def test_a_page_past_the_end_is_empty(client, token):
     response = client.get("/api/users?page=2147483647&per_page=100", headers=bearer(token))
     assert response.status_code == 200
