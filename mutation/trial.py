@@ -71,8 +71,11 @@ class Copy:
         # What was imported before cannot be rewritten.
         ignored = "ignore::pytest.PytestAssertRewriteWarning"
         options = ["-q", "--no-header", "-p", "no:cacheprovider", "--tb=short", "-W", ignored]
-        temporary = f"--basetemp={self.path.with_suffix('.tmp')}{os.getpid()}"
-        return int(pytest.main([*options, temporary, *arguments], plugins=[plugin]))
+        return int(pytest.main([*options, *arguments], plugins=[plugin]))
+
+    def folder(self, name: str) -> str:
+        """Return an argument of pytest for its temporary files; what is there is deleted."""
+        return f"--basetemp={self.path.with_suffix(f'.{name}')}"
 
     def run_command(self, arguments: Sequence[str]) -> tuple[int | None, str]:
         """Run pytest in a new process.
@@ -201,7 +204,7 @@ def _record(copy: Copy, file: Path) -> int:
     measured = coverage.Coverage(data, branch=False, include=include, config_file=False)
     measured.start()
     recording = _Recording(measured)
-    status = copy.run_pytest(["-m", "not slow"], recording)
+    status = copy.run_pytest(["-m", "not slow", copy.folder("recorded")], recording)
     measured.stop()
     measured.save()
     if status not in {0, 1}:
@@ -339,7 +342,8 @@ class Worker:
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         files = sorted({test.partition("::")[0] for test in tests})
-        return self.copy.run_pytest(["-x", *files], _Selection(tests, self.copy.failed_file))
+        arguments = ["-x", self.copy.folder("anew"), *files]
+        return self.copy.run_pytest(arguments, _Selection(tests, self.copy.failed_file))
 
     def _ask(self, trial: dict[str, Any]) -> int | None:
         if self._socket is None:
@@ -350,7 +354,8 @@ class Worker:
             def serve() -> int:
                 own.close()  # else the end of this process would not end that one
                 waiting = Waiting(other, self.copy.failed_file)
-                return self.copy.run_pytest(["-m", "not slow"], waiting)
+                arguments = ["-m", "not slow", self.copy.folder("warm")]
+                return self.copy.run_pytest(arguments, waiting)
 
             self.copy.fork(serve, self.copy.path.with_suffix(".warm.log"))
             other.close()
