@@ -261,7 +261,7 @@ def test_log_in_raises_for_a_deactivated_user(app, alice):
         db.session.commit()
         with pytest.raises(OutdatedError):
             user.log_in(3600)
-        assert not db.session.in_transaction()  # which would keep other writers waiting
+        assert not db.session().in_transaction()  # which would keep other writers waiting
 
 
 def test_a_log_in_of_a_device_is_noted_and_refused_for_a_deactivated_user(app, client, alice):

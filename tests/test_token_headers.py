@@ -229,7 +229,11 @@ def test_a_token_without_a_limit_pays_nothing_for_limits(app, make, token):
 
 
 def functions(app, headers):
-    """Return how many functions of each file a request calls, those in C by their names."""
+    """Return how many functions of each file a request calls, those in C by their names.
+
+    Of several requests, the one that calls the fewest: now and then one reads a clock again, or
+    drops what an earlier test has left.
+    """
     environ = EnvironBuilder("/api/users/me", headers=headers).get_environ()
 
     def run():
@@ -238,6 +242,10 @@ def functions(app, headers):
         body.close()
 
     run()
+    return min((_calls(run) for _ in range(5)), key=lambda counts: sum(counts.values()))
+
+
+def _calls(run):
     profile = cProfile.Profile()
     gc.disable()  # a collection would count the finalizers of what other tests left
     try:
