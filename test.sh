@@ -10,11 +10,15 @@ cd "$(dirname "$0")"
 . ./venv.sh
 
 use_requirements requirements-dev.txt
+# On all cores; the others measure, or need the machine to themselves.
+quick=(python -m pytest -m "not slow" --numprocesses auto --dist worksteal)
 if [ $# -eq 0 ]; then
     unset TEST_DATABASE_URL
-    exec python -m pytest -m "not slow" --numprocesses auto --dist worksteal
+    exec "${quick[@]}"
 elif [ "$1" = --all ]; then
     shift
-    exec python -m pytest --cov --cov-report=term-missing:skip-covered "$@"
+    "${quick[@]}" --cov --cov-report=
+    exec python -m pytest -m slow --cov --cov-append \
+        --cov-report=term-missing:skip-covered "$@"
 fi
 exec python -m pytest "$@"

@@ -17,6 +17,9 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,13 @@ STATE = ROOT / ".mutation"
 # What a result depends on, in Git; and whether PostgreSQL is there.
 INPUTS = ("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlite_driver.py")
 
+# The tests that are asked: the quick ones that are most about the file, all quick ones (of several
+# changes at once), the slow ones that are named for the change.
+STAGES = ("near", "quick", "slow")
+NEAR_SECONDS = 4  # that the nearest tests take
+FEW = 3  # of a test function with parameters
+TOGETHER = 25  # changes
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -38,6 +48,7 @@ def main() -> None:
     run.add_argument("--sample", type=int, metavar="N", help="N changes; by default, all")
     run.add_argument("--seed", type=int, default=0, help="of the sample, and of the order")
     run.add_argument("--only", metavar="TEXT", default="", help="changes that contain the text")
+    run.add_argument("--stage", choices=STAGES, help="only this one; by default, one after another")
     run.add_argument("--processes", type=int, default=os.cpu_count())
     run.set_defaults(command=run_changes)
     promises = commands.add_parser("promises", help="break each promise of SECURITY.md")
@@ -76,23 +87,28 @@ def git(*arguments: str) -> str:
 # -- Small changes ---------------------------------------------------------------------
 
 
-def run_changes(*, sample: int | None, seed: int, only: str, processes: int) -> None:
+def run_changes(
+    *, sample: int | None, seed: int, only: str, stage: str | None, processes: int
+) -> None:
     folder = state()
     results = Results(folder / "changes.jsonl")
     every = [change for path in SCOPE for change in changes_of(path)]
     explained = report.explained(every)
+    slow_tests = report.slow_tests(every)
     changes = [change for change in every if only in change.key]
     random.Random(seed).shuffle(changes)
     changes = changes[:sample]
     copies = [Copy(STATE / f"copy{number}") for number in range(processes)]
     baseline = Baseline.of(copies[0], folder / "baseline.json")
     baseline.preload()
-    for stage in ("quick", "slow"):
+    for stage in [stage] if stage else STAGES:
         done = results.read()
         pending = [
             change
             for change in changes
-            if change.key not in explained and is_due(stage, done.get(change.key))
+            if change.key not in explained
+            and is_due(stage, done.get(change.key))
+            and (stage != "slow" or change.key in slow_tests)
         ]
         print(f"{stage} tests: {len(pending)} of {len(changes)} changes", flush=True)
         children = []
@@ -100,7 +116,8 @@ def run_changes(*, sample: int | None, seed: int, only: str, processes: int) -> 
             if pid := os.fork():
                 children.append(pid)
                 continue
-            try_all(pending[number::processes], stage, Worker(copy, baseline), results, changes)
+            worker = Worker(copy, baseline, slow_tests)
+            try_all(pending[number::processes], stage, worker, results, changes)
             os._exit(0)
         ended = [os.waitpid(pid, 0)[1] for pid in children]
         if any(ended):
@@ -114,31 +131,68 @@ def run_changes(*, sample: int | None, seed: int, only: str, processes: int) -> 
 
 def is_due(stage: str, result: dict[str, Any] | None) -> bool:
     if result is None or result["outcome"] == "broken":
-        return stage == "quick"
-    return stage == "slow" and (result["outcome"], result["stage"]) == ("survived", "quick")
+        return stage == "near"
+    return ("survived", before(stage)) == (result["outcome"], result["stage"])
+
+
+def before(stage: str) -> str | None:
+    return None if stage == STAGES[0] else STAGES[STAGES.index(stage) - 1]
 
 
 def try_all(
     pending: list[Change], stage: str, worker: Worker, results: "Results", changes: list[Change]
 ) -> None:
-    if stage == "quick" and pending:
+    if stage != "slow" and pending:
         worker.check()
     killers = Killers(changes, results)
-    for change in pending:
+    for batch in batches(pending, worker.baseline, most=TOGETHER if stage == "quick" else 1):
         began = time.monotonic()
-        if stage == "quick":
-            outcome, test = worker.try_quick(change, killers.sorted(change, worker.baseline))
+        if stage == "slow":
+            outcomes = {change: worker.try_slow(change) for change in batch}
+        elif len(batch) > 1:
+            outcomes = worker.try_together(batch, partial(killers.sorted, worker.baseline))
         else:
-            outcome, test = worker.try_slow(change)
-        killers.add(change, test)
-        took = round(time.monotonic() - began, 1)
-        results.add(change.key, outcome=outcome, test=test, stage=stage, seconds=took)
-        if outcome != "killed":
-            print(f"{outcome}: {change.key}", flush=True)
+            (change,) = batch
+            tests = killers.sorted(worker.baseline, change)
+            if stage == "near":
+                tests = nearest(tests, worker.baseline)
+            outcomes = {change: worker.try_quick(change, tests)}
+        took = round((time.monotonic() - began) / len(batch), 1)
+        for change, (outcome, test) in outcomes.items():
+            killers.add(change, test)
+            results.add(change.key, outcome=outcome, test=test, stage=stage, seconds=took)
+            if outcome != "killed":
+                print(f"{outcome}: {change.key}", flush=True)
+
+
+def batches(changes: list[Change], baseline: Baseline, most: int) -> Iterator[list[Change]]:
+    """Yield changes that can be made at once: of different functions, and none of an import."""
+    waiting: defaultdict[tuple[str, str], list[Change]] = defaultdict(list)
+    for change in changes:
+        if most == 1 or baseline.is_at_import(change):
+            yield [change]
+        else:
+            waiting[change.path, change.function].append(change)
+    while waiting:
+        # Of those with many left first, so that the batches are as few as can be.
+        functions = sorted(waiting, key=lambda function: -len(waiting[function]))[:most]
+        yield [waiting[function].pop() for function in functions]
+        for function in functions:
+            if not waiting[function]:
+                del waiting[function]
+
+
+def nearest(tests: list[str], baseline: Baseline) -> list[str]:
+    """Return the first tests, as many as take NEAR_SECONDS."""
+    seconds = accumulate(baseline.seconds[test] for test in tests)
+    return [test for test, end in zip(tests, seconds, strict=True) if end <= NEAR_SECONDS]
 
 
 class Killers:
-    """The tests that have noticed changes, by function and by file; those of former runs, too."""
+    """The tests that have noticed changes, by function and by file; those of former runs, too.
+
+    Each counts for its module as well: where one test has noticed a change, others may.
+    """
 
     def __init__(self, changes: list[Change], results: "Results") -> None:
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -155,14 +209,16 @@ class Killers:
             self._add(f"{change.path} {change.function}", test, 1)
 
     def _add(self, function: str, test: str, weight: int) -> None:
-        self._counts[function][test] += weight
-        self._counts[function.partition(" ")[0]][test] += weight
+        for changed in (function, function.partition(" ")[0]):
+            self._counts[changed][test] += weight
+            self._counts[changed][module_of(test)] += weight
 
-    def sorted(self, change: Change, baseline: Baseline) -> list[str]:
+    def sorted(self, baseline: Baseline, change: Change) -> list[str]:
         """Return the tests of a change in the order in which they are worth asking.
 
-        First those that have noticed others nearby. Then those that are about the file, one of
-        each test function at first. Those on PostgreSQL last: the database is made anew for them.
+        First those that have noticed others nearby. Then those of modules that have, and that are
+        about the file, a few of each test function at first. Those on PostgreSQL last: the
+        database is made anew for them.
         """
         of_function = self._counts[f"{change.path} {change.function}"]
         of_file = self._counts[change.path]
@@ -179,9 +235,16 @@ class Killers:
                 "[postgresql" in test,
                 -of_function[test],
                 -of_file[test],
+                rank[test] > FEW,
+                -of_function[module_of(test)],
+                -of_file[module_of(test)],
                 rank[test],
             ),
         )
+
+
+def module_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
 class Results:

@@ -84,6 +84,24 @@ def changes_of(path: str) -> list[Change]:
     return changes
 
 
+def together(text: str, changes: list[Change]) -> str:
+    """Return a source with several changes, none of which overlap."""
+    parts = []
+    for change in changes:
+        start = same_at_start(text, change.source)
+        end = same_at_start(text[start:][::-1], change.source[start:][::-1])
+        parts.append((start, len(text) - end, change.source[start : len(change.source) - end]))
+    for start, end, code in sorted(parts, reverse=True):
+        text = text[:start] + code + text[end:]
+    return text
+
+
+def same_at_start(one: str, other: str) -> int:
+    """Return how many characters they have in common at the start."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
 def is_python(source: str) -> bool:
     try:
         ast.parse(source)

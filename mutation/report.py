@@ -13,7 +13,7 @@ from mutation.changes import ROOT, SCOPE, Change
 
 PAGE = ROOT / "docs" / "mutation.md"
 PROMISES = Path(__file__).with_name("promises.toml")
-EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+SURVIVORS = Path(__file__).with_name("survivors.toml")
 KILLERS = Path(__file__).with_name("killers.json")
 
 
@@ -21,19 +21,26 @@ KILLERS = Path(__file__).with_name("killers.json")
 
 
 def explained(changes: list[Change]) -> set[str]:
-    """Return the keys of the changes that equivalent.toml explains.
+    """Return the keys of the changes that no test can notice."""
+    return set(_survivors("equivalent", changes))
+
+
+def slow_tests(changes: list[Change]) -> dict[str, str]:
+    """Return for the key of a change the slow test that notices it, where one is named."""
+    return {key: entry["test"] for key, entry in _survivors("slow", changes).items()}
+
+
+def _survivors(kind: str, changes: list[Change]) -> dict[str, dict[str, Any]]:
+    """Return what survivors.toml says of changes.
 
     Raises:
-        SystemExit: it explains one that is not among all changes.
+        SystemExit: it says something of one that is not among all changes.
     """
-    listed = {
-        key.strip()
-        for reason in tomllib.loads(EQUIVALENT.read_text())["equivalent"]
-        for key in reason["changes"]
-    }
-    stale = listed - {change.key for change in changes}
+    entries = tomllib.loads(SURVIVORS.read_text()).get(kind, [])
+    listed = {key.strip(): entry for entry in entries for key in entry["changes"]}
+    stale = listed.keys() - {change.key for change in changes}
     if stale:
-        raise SystemExit("\n".join(["equivalent.toml has changes that are none:", *sorted(stale)]))
+        raise SystemExit("\n".join(["survivors.toml has changes that are none:", *sorted(stale)]))
     return listed
 
 
@@ -69,7 +76,7 @@ def write_changes(
         if change.key in explained:
             kind = "explained"
         elif kind == "killed":
-            kind = result["stage"]
+            kind = "slow" if result["stage"] == "slow" else "quick"
         counts[change.path][kind] += 1
         counts["all"][kind] += 1
         if kind in {"survived", "broken", "not tried"}:

@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+from functools import _lru_cache_wrapper
 from types import CodeType, FunctionType
 
 
@@ -21,16 +22,20 @@ def swap(path: str, before: str, after: str) -> bool:
     if not _compare(compile(before, path, "exec"), compile(after, path, "exec"), pairs):
         return False
     changed = {old: new for function in pairs for old, new in function if old != new}
-    found = set()
+    found, modules = set(), set()
     for function in gc.get_objects():
         if isinstance(function, FunctionType) and function.__code__.co_filename == path:
             code = function.__code__
             if code in changed:
                 found.add(code)
+                modules.add(function.__module__)
                 try:
                     function.__code__ = changed[code]
                 except ValueError:  # it has other variables of an outer function now
                     return False
+    for cached in gc.get_objects():  # a result of the code as it was
+        if isinstance(cached, _lru_cache_wrapper) and cached.__module__ in modules:
+            cached.cache_clear()
     outermost = {old for (old, new), *_ in pairs if old != new}
     return bool(outermost) and outermost <= found
 

@@ -20,12 +20,13 @@ from typing import Any
 import coverage
 import pytest
 
-from mutation.changes import ROOT, SCOPE, Change
+from mutation.changes import ROOT, SCOPE, Change, together
 from mutation.warm import CANNOT_SWAP, FAILED, WARM_UP, WARM_UP_FILE, Waiting, wait
 
-SLOW_SECONDS = 2 * 3600  # for all slow tests
+SLOW_SECONDS = 1200  # for the slow tests of a change
 # Of pytest: a test has failed, the tests cannot be collected, conftest.py cannot be imported.
 NOT_IMPORTED = {2, 4}
+FEW = 15  # tests
 
 
 class Copy:
@@ -240,16 +241,18 @@ class _Selection:
         items[:] = [by_id[test] for test in self.tests]
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and not self.failed_file.read_text():
-            self.failed_file.write_text(report.nodeid)
+        if report.failed:
+            with self.failed_file.open("a") as file:
+                file.write(f"{report.nodeid}\n")
 
 
 class Worker:
     """Tries changes in a copy of the project, one after another."""
 
-    def __init__(self, copy: Copy, baseline: Baseline) -> None:
+    def __init__(self, copy: Copy, baseline: Baseline, slow_tests: dict[str, str]) -> None:
         self.copy = copy
         self.baseline = baseline
+        self._slow_tests = slow_tests
         self._sources = {path: (copy.path / path).read_text() for path in SCOPE}
         self._socket: socket.socket | None = None  # of the process that waits
         self._unreliable: set[str] = set()
@@ -271,11 +274,50 @@ class Worker:
             tests = tests[tests.index(test) + 1 :]
         return "survived", ""
 
+    def try_together(
+        self, changes: list[Change], in_order: Callable[[Change], list[str]]
+    ) -> dict[Change, tuple[str, str]]:
+        """Return the outcome for each of several changes in different functions.
+
+        All of them are made at once, and all quick tests run once. Each change is then tried
+        with those that failed. So much faster, as most survive; a test that passes with all of
+        them counts as one that notices none of them.
+
+        Args:
+            changes: none of what runs at an import.
+            in_order: gives the tests of a change in the order in which they are to be tried.
+        """
+        outcomes = dict.fromkeys(changes, ("survived", ""))
+        left = list(changes)
+        failed = [test for test in self.baseline.seconds if test not in self._unreliable]
+        while left:
+            status = self._swap_and_run(left, failed, stop=False)
+            if status == 0:
+                break
+            if status != 1:  # one of them does not end, or more
+                found = {change: self.try_quick(change, in_order(change)) for change in left}
+                return outcomes | found
+            failed = self._failed()
+            for most in (FEW, None):
+                found = {}
+                for change in left:
+                    # A cached function is not reached by each test that depends on it.
+                    tests = list(dict.fromkeys([*in_order(change), *failed]))
+                    tests = [test for test in tests if test in failed]
+                    found[change] = self.try_quick(change, tests[:most])
+                outcomes |= found
+                if any(outcome != "survived" for outcome, _ in found.values()):
+                    break
+            else:
+                break  # it was a test that does not always pass
+            left = [change for change in left if outcomes[change][0] == "survived"]
+        return outcomes
+
     def try_slow(self, change: Change) -> tuple[str, str]:
-        """Return the same of the slow tests."""
+        """Return the same of the slow test that is named for the change."""
         file = self.copy.path / change.path
         file.write_text(change.source)
-        status, test = self.copy.run_command(["-x", "-m", "slow"])
+        status, test = self.copy.run_command(["-x", self._slow_tests[change.key]])
         if status == 1:
             file.write_text(self._sources[change.path])
             if self.copy.run_command([test])[0]:  # by itself, without the change
@@ -317,25 +359,40 @@ class Worker:
     def _run(
         self, change: Change, tests: list[str], *, at_import: bool | None = None
     ) -> tuple[str, str]:
-        limit = 30 + 5 * sum(self.baseline.seconds[test] for test in tests)
+        """Return the outcome, and the first test that fails with a change."""
         if at_import is None:
             at_import = self.baseline.is_at_import(change)
         status: int | None = CANNOT_SWAP
         if not at_import:
-            sources = {"before": self._sources[change.path], "after": change.source}
-            path = str(self.copy.path / change.path)
-            status = self._ask({"path": path, **sources, "tests": tests, "seconds": limit})
+            status = self._swap_and_run([change], tests, stop=True)
         is_new_process = status == CANNOT_SWAP
         if is_new_process:
             file = self.copy.path / change.path
             file.write_text(change.source)
-            status = wait(self.copy.fork(lambda: self._run_anew(tests)), limit + 60)
+            limit = self._limit(tests) + 60
+            status = wait(self.copy.fork(lambda: self._run_anew(tests)), limit)
             file.write_text(self._sources[change.path])
         if status == 1:
-            return "killed", self.copy.failed_file.read_text()
+            return "killed", next(iter(self._failed()), "")
         if is_new_process and status in NOT_IMPORTED:
             return "killed", ""
         return {None: "timeout", 0: "survived"}.get(status, "broken"), ""
+
+    def _swap_and_run(self, changes: list[Change], tests: list[str], *, stop: bool) -> int | None:
+        """Return the status of pytest with all these changes, or CANNOT_SWAP."""
+        files = []
+        for path in sorted({change.path for change in changes}):
+            before = self._sources[path]
+            after = together(before, [change for change in changes if change.path == path])
+            files.append((str(self.copy.path / path), before, after))
+        seconds = self._limit(tests)
+        return self._ask({"files": files, "tests": tests, "seconds": seconds, "stop": stop})
+
+    def _limit(self, tests: list[str]) -> float:
+        return 30 + 5 * sum(self.baseline.seconds[test] for test in tests)
+
+    def _failed(self) -> list[str]:
+        return list(dict.fromkeys(self.copy.failed_file.read_text().splitlines()))
 
     def _run_anew(self, tests: list[str]) -> int:
         # The code as it is was compiled by the first run; no change may be taken for it.

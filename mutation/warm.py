@@ -43,7 +43,7 @@ class Waiting:
 
     Attributes:
         requests: socket; a line of JSON for each trial, answered with its status.
-        failed_file: gets the id of the first test that fails.
+        failed_file: gets a line with the id of each test that fails.
     """
 
     requests: socket.socket
@@ -73,8 +73,9 @@ class Waiting:
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed and not self.failed_file.read_text():
-            self.failed_file.write_text(report.nodeid)
+        if report.failed:
+            with self.failed_file.open("a") as file:
+                file.write(f"{report.nodeid}\n")
 
     def _fork(
         self, trial: dict[str, Any], session: pytest.Session, items: list[pytest.Item]
@@ -86,10 +87,13 @@ class Waiting:
             status = FAILED
             try:
                 os.setsid()
-                is_whole = trial["before"] == trial["after"] or swap(
-                    trial["path"], trial["before"], trial["after"]
+                is_whole = all(
+                    before == after or swap(path, before, after)
+                    for path, before, after in trial["files"]
                 )
-                status = run_items(session, items) if is_whole else CANNOT_SWAP
+                status = CANNOT_SWAP
+                if is_whole:
+                    status = run_items(session, items, stop=trial["stop"])
             except BaseException:  # noqa: BLE001  the process ends here, whatever it is
                 traceback.print_exc()
             finally:
@@ -97,14 +101,14 @@ class Waiting:
         return wait(pid, trial["seconds"])
 
 
-def run_items(session: pytest.Session, items: list[pytest.Item]) -> int:
-    """Run tests until one fails; return 1 if one does, else 0."""
+def run_items(session: pytest.Session, items: list[pytest.Item], *, stop: bool) -> int:
+    """Run tests, until one fails if so asked; return 1 if one does, else 0."""
     for item, following in zip(items, [*items[1:], None], strict=True):
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.testsfailed:
+        if session.testsfailed and stop:
             session._setupstate.teardown_exact(None)  # noqa: SLF001  as pytest does at the end
-            return 1
-    return 0
+            break
+    return min(1, session.testsfailed)
 
 
 def wait(pid: int, seconds: float) -> int | None:

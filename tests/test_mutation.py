@@ -87,6 +87,25 @@ def test_functions_that_exist_get_their_changed_code(module, before, after, call
     assert module.plain.__wrapped__.__code__.co_filename == module.__file__
 
 
+def test_what_a_changed_function_has_cached_is_forgotten(module):
+    assert module.cached(1) == 2
+    assert swap(module.__file__, SOURCE, SOURCE.replace("number + 1", "number + 2"))
+    assert module.cached(1) == 3
+
+
+def test_several_changes_are_made_at_once():
+    some = {}
+    for change in changes.changes_of("app/models/login.py"):
+        some.setdefault(change.function, change)
+    del some["module"], some["HasLogin"]
+    source = (changes.ROOT / "app/models/login.py").read_text()
+    text = changes.together(source, list(some.values()))
+    assert changes.is_python(text)
+    removed, added = changes.difference(source, text)
+    assert len(some) > 10
+    assert all(change.added in added and change.removed in removed for change in some.values())
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
