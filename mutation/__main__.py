@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -48,7 +48,7 @@ def main() -> None:
     run.add_argument("--sample", type=int, metavar="N", help="N changes; by default, all")
     run.add_argument("--seed", type=int, default=0, help="of the sample, and of the order")
     run.add_argument("--only", metavar="TEXT", default="", help="changes that contain the text")
-    run.add_argument("--stage", choices=STAGES, help="only this one; by default, one after another")
+    run.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="by default, all")
     run.add_argument("--processes", type=int, default=os.cpu_count())
     run.set_defaults(command=run_changes)
     promises = commands.add_parser("promises", help="break each promise of SECURITY.md")
@@ -88,7 +88,7 @@ def git(*arguments: str) -> str:
 
 
 def run_changes(
-    *, sample: int | None, seed: int, only: str, stage: str | None, processes: int
+    *, sample: int | None, seed: int, only: str, stages: Sequence[str], processes: int
 ) -> None:
     folder = state()
     results = Results(folder / "changes.jsonl")
@@ -101,7 +101,7 @@ def run_changes(
     copies = [Copy(STATE / f"copy{number}") for number in range(processes)]
     baseline = Baseline.of(copies[0], folder / "baseline.json")
     baseline.preload()
-    for stage in [stage] if stage else STAGES:
+    for stage in stages:
         done = results.read()
         pending = [
             change
