@@ -36,7 +36,7 @@ INPUTS = ("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlit
 STAGES = ("near", "quick", "slow")
 NEAR_SECONDS = 4  # that the nearest tests take
 FEW = 3  # of a test function with parameters
-TOGETHER = 25  # changes
+TOGETHER = 40  # changes
 
 
 def main() -> None:
@@ -145,7 +145,7 @@ def try_all(
     if stage != "slow" and pending:
         worker.check()
     killers = Killers(changes, results)
-    for batch in batches(pending, worker.baseline, most=TOGETHER if stage == "quick" else 1):
+    for batch in batches(pending, TOGETHER if stage == "quick" else 1):
         began = time.monotonic()
         if stage == "slow":
             outcomes = {change: worker.try_slow(change) for change in batch}
@@ -165,21 +165,19 @@ def try_all(
                 print(f"{outcome}: {change.key}", flush=True)
 
 
-def batches(changes: list[Change], baseline: Baseline, most: int) -> Iterator[list[Change]]:
-    """Yield changes that can be made at once: of different functions, and none of an import."""
-    waiting: defaultdict[tuple[str, str], list[Change]] = defaultdict(list)
+def batches(changes: list[Change], most: int) -> Iterator[list[Change]]:
+    """Yield changes that can be made at once: of different functions, or of different lines."""
+    waiting: defaultdict[tuple[str, str, int], list[Change]] = defaultdict(list)
     for change in changes:
-        if most == 1 or baseline.is_at_import(change):
-            yield [change]
-        else:
-            waiting[change.path, change.function].append(change)
+        line = change.first if change.function == "module" else 0
+        waiting[change.path, change.function, line].append(change)
     while waiting:
         # Of those with many left first, so that the batches are as few as can be.
-        functions = sorted(waiting, key=lambda function: -len(waiting[function]))[:most]
-        yield [waiting[function].pop() for function in functions]
-        for function in functions:
-            if not waiting[function]:
-                del waiting[function]
+        places = sorted(waiting, key=lambda place: -len(waiting[place]))[:most]
+        yield [waiting[place].pop() for place in places]
+        for place in places:
+            if not waiting[place]:
+                del waiting[place]
 
 
 def nearest(tests: list[str], baseline: Baseline) -> list[str]:

@@ -279,26 +279,29 @@ class Worker:
     def try_together(
         self, changes: list[Change], in_order: Callable[[Change], list[str]]
     ) -> dict[Change, tuple[str, str]]:
-        """Return the outcome for each of several changes in different functions.
+        """Return the outcome for each of several changes that do not overlap.
 
         All of them are made at once, and all quick tests run once. Each change is then tried
-        with those that failed. So much faster, as most survive; a test that passes with all of
+        with those that failed. So much faster, as most survive. A test that passes with all of
         them counts as one that notices none of them.
 
         Args:
-            changes: none of what runs at an import.
+            changes: in any files.
             in_order: gives the tests of a change in the order in which they are to be tried.
         """
         outcomes = dict.fromkeys(changes, ("survived", ""))
         left = list(changes)
         failed = [test for test in self.baseline.seconds if test not in self._unreliable]
         while left:
-            status = self._swap_and_run(left, failed, stop=False)
+            if len(left) == 1:
+                return outcomes | {left[0]: self.try_quick(left[0], failed)}
+            status = self._write_and_run(left, failed, stop=False)
             if status == 0:
                 break
-            if status != 1:  # one of them does not end, or more
-                found = {change: self.try_quick(change, in_order(change)) for change in left}
-                return outcomes | found
+            if status != 1:  # one of them does not end, or cannot be imported with the others
+                for some in (left[::2], left[1::2]):
+                    outcomes |= self.try_together(some, in_order)
+                return outcomes
             failed = self._failed()
             for most in (FEW, None):
                 found = {}
@@ -366,29 +369,30 @@ class Worker:
             at_import = self.baseline.is_at_import(change)
         status: int | None = CANNOT_SWAP
         if not at_import:
-            status = self._swap_and_run([change], tests, stop=True)
+            sources = {"before": self._sources[change.path], "after": change.source}
+            path = str(self.copy.path / change.path)
+            seconds = self._limit(tests)
+            status = self._ask({"path": path, **sources, "tests": tests, "seconds": seconds})
         is_new_process = status == CANNOT_SWAP
         if is_new_process:
-            file = self.copy.path / change.path
-            file.write_text(change.source)
-            limit = self._limit(tests) + 60
-            status = wait(self.copy.fork(lambda: self._run_anew(tests)), limit)
-            file.write_text(self._sources[change.path])
+            status = self._write_and_run([change], tests, stop=True)
         if status == 1:
             return "killed", next(iter(self._failed()), "")
         if is_new_process and status in NOT_IMPORTED:
             return "killed", ""
         return {None: "timeout", 0: "survived"}.get(status, "broken"), ""
 
-    def _swap_and_run(self, changes: list[Change], tests: list[str], *, stop: bool) -> int | None:
-        """Return the status of pytest with all these changes, or CANNOT_SWAP."""
-        files = []
-        for path in sorted({change.path for change in changes}):
-            before = self._sources[path]
-            after = together(before, [change for change in changes if change.path == path])
-            files.append((str(self.copy.path / path), before, after))
-        seconds = self._limit(tests)
-        return self._ask({"files": files, "tests": tests, "seconds": seconds, "stop": stop})
+    def _write_and_run(self, changes: list[Change], tests: list[str], *, stop: bool) -> int | None:
+        """Return the status of pytest in a new process; `stop` at the first test that fails."""
+        paths = {change.path for change in changes}
+        for path in paths:
+            some = [change for change in changes if change.path == path]
+            (self.copy.path / path).write_text(together(self._sources[path], some))
+        limit = self._limit(tests) + 60
+        status = wait(self.copy.fork(lambda: self._run_anew(tests, stop=stop)), limit)
+        for path in paths:
+            (self.copy.path / path).write_text(self._sources[path])
+        return status
 
     def _limit(self, tests: list[str]) -> float:
         return 30 + 5 * sum(self.baseline.seconds[test] for test in tests)
@@ -396,12 +400,12 @@ class Worker:
     def _failed(self) -> list[str]:
         return list(dict.fromkeys(self.copy.failed_file.read_text().splitlines()))
 
-    def _run_anew(self, tests: list[str]) -> int:
+    def _run_anew(self, tests: list[str], *, stop: bool) -> int:
         # The code as it is was compiled by the first run; no change may be taken for it.
         sys.dont_write_bytecode = True
         os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
         files = sorted({test.partition("::")[0] for test in tests})
-        arguments = ["-x", self.copy.folder("anew"), *files]
+        arguments = [*(["-x"] if stop else []), self.copy.folder("anew"), *files]
         return self.copy.run_pytest(arguments, _Selection(tests, self.copy.failed_file))
 
     def _ask(self, trial: dict[str, Any]) -> int | None:

@@ -87,13 +87,10 @@ class Waiting:
             status = FAILED
             try:
                 os.setsid()
-                is_whole = all(
-                    before == after or swap(path, before, after)
-                    for path, before, after in trial["files"]
+                is_whole = trial["before"] == trial["after"] or swap(
+                    trial["path"], trial["before"], trial["after"]
                 )
-                status = CANNOT_SWAP
-                if is_whole:
-                    status = run_items(session, items, stop=trial["stop"])
+                status = run_items(session, items) if is_whole else CANNOT_SWAP
             except BaseException:  # noqa: BLE001  the process ends here, whatever it is
                 traceback.print_exc()
             finally:
@@ -101,14 +98,14 @@ class Waiting:
         return wait(pid, trial["seconds"])
 
 
-def run_items(session: pytest.Session, items: list[pytest.Item], *, stop: bool) -> int:
-    """Run tests, until one fails if so asked; return 1 if one does, else 0."""
+def run_items(session: pytest.Session, items: list[pytest.Item]) -> int:
+    """Run tests until one fails; return 1 if one does, else 0."""
     for item, following in zip(items, [*items[1:], None], strict=True):
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        if session.testsfailed and stop:
+        if session.testsfailed:
             session._setupstate.teardown_exact(None)  # noqa: SLF001  as pytest does at the end
-            break
-    return min(1, session.testsfailed)
+            return 1
+    return 0
 
 
 def wait(pid: int, seconds: float) -> int | None:
