@@ -181,9 +181,12 @@ def batches(changes: list[Change], most: int) -> Iterator[list[Change]]:
 
 
 def nearest(tests: list[str], baseline: Baseline) -> list[str]:
-    """Return the first tests, as many as take NEAR_SECONDS."""
-    seconds = accumulate(baseline.seconds[test] for test in tests)
-    return [test for test, end in zip(tests, seconds, strict=True) if end <= NEAR_SECONDS]
+    """Return the first tests on SQLite, as many as take NEAR_SECONDS, and FEW on PostgreSQL."""
+    on_postgresql = [test for test in tests if "[postgresql" in test]
+    others = [test for test in tests if "[postgresql" not in test]
+    seconds = accumulate(baseline.seconds[test] for test in others)
+    near = [test for test, end in zip(others, seconds, strict=True) if end <= NEAR_SECONDS]
+    return [*near, *on_postgresql[:FEW]]
 
 
 class Killers:

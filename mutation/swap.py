@@ -2,11 +2,18 @@
 
 import gc
 import inspect
+from collections.abc import Iterable
 from functools import _lru_cache_wrapper
 from types import CodeType, FunctionType
+from typing import Any
 
 
-def swap(path: str, before: str, after: str) -> bool:
+def functions() -> list[Any]:
+    """Return all functions of the program, and those that cache their results."""
+    return [o for o in gc.get_objects() if isinstance(o, FunctionType | _lru_cache_wrapper)]
+
+
+def swap(path: str, before: str, after: str, functions: Iterable[Any]) -> bool:
     """Give the functions of a file the code that they have in its changed source.
 
     Return whether that makes the whole change. It does not where the change is in what runs
@@ -17,13 +24,14 @@ def swap(path: str, before: str, after: str) -> bool:
         path: of the file, as the module was imported.
         before: its source.
         after: the changed source.
+        functions: those of the program.
     """
     pairs: list[list[tuple[CodeType, CodeType]]] = []  # of a function, those inside it follow
     if not _compare(compile(before, path, "exec"), compile(after, path, "exec"), pairs):
         return False
     changed = {old: new for function in pairs for old, new in function if old != new}
     found, modules = set(), set()
-    for function in gc.get_objects():
+    for function in functions:
         if isinstance(function, FunctionType) and function.__code__.co_filename == path:
             code = function.__code__
             if code in changed:
@@ -33,7 +41,7 @@ def swap(path: str, before: str, after: str) -> bool:
                     function.__code__ = changed[code]
                 except ValueError:  # it has other variables of an outer function now
                     return False
-    for cached in gc.get_objects():  # a result of the code as it was
+    for cached in functions:  # a result of the code as it was
         if isinstance(cached, _lru_cache_wrapper) and cached.__module__ in modules:
             cached.cache_clear()
     outermost = {old for (old, new), *_ in pairs if old != new}

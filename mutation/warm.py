@@ -11,13 +11,13 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mutation.swap import swap
+from mutation.swap import functions, swap
 
 # Makes the application and its database.
 WARM_UP = """
@@ -48,6 +48,7 @@ class Waiting:
 
     requests: socket.socket
     failed_file: Path
+    _functions: list[Any] = field(default_factory=list)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
@@ -62,6 +63,7 @@ class Waiting:
         database = Path(sys.modules["tests.test_warm_up"].DATABASE)
         copy = database.with_suffix(".copy")
         shutil.copy(database, copy)
+        self._functions = functions()
         for line in self.requests.makefile():
             trial = json.loads(line)
             for suffix in ("-wal", "-shm"):
@@ -88,7 +90,7 @@ class Waiting:
             try:
                 os.setsid()
                 is_whole = trial["before"] == trial["after"] or swap(
-                    trial["path"], trial["before"], trial["after"]
+                    trial["path"], trial["before"], trial["after"], self._functions
                 )
                 status = run_items(session, items) if is_whole else CANNOT_SWAP
             except BaseException:  # noqa: BLE001  the process ends here, whatever it is

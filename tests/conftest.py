@@ -1,7 +1,7 @@
 """Fixtures for all tests: databases, the application, users, servers.
 
 Alice and Bob are registered users. Tests run on SQLite, and also on PostgreSQL
-when TEST_DATABASE_URL is set; there each run creates a schema and drops it at
+when TEST_DATABASE_URL is set; there each run creates a database and drops it at
 the end.
 """
 
@@ -92,22 +92,23 @@ def empty_database(request, tmp_path_factory):
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('database')}/app.db"
         return
-    with postgresql_schema() as url:
+    with postgresql_database() as url:
         yield url
 
 
 @contextmanager
-def postgresql_schema():
-    schema = f"test_{os.getpid()}_{secrets.token_hex(4)}"
+def postgresql_database():
+    """The URL of a new database: the locks of two in different schemas of one would meet."""
+    name = f"test_{os.getpid()}_{secrets.token_hex(4)}"
     engine = sa.create_engine(database_uri(TEST_DATABASE_URL), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(sa.text(f"CREATE SCHEMA {schema}"))
-        url = engine.url.update_query_dict({"options": f"-csearch_path={schema}"})
-        try:
-            yield url.render_as_string(hide_password=False)
-        finally:
-            connection.execute(sa.text(f"DROP SCHEMA {schema} CASCADE"))
-    engine.dispose()
+        connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    try:
+        yield engine.url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with engine.connect() as connection:
+            connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def empty_source(kind, directory):
     elif kind == "postgresql":
         if not conftest.TEST_DATABASE_URL:
             pytest.skip("TEST_DATABASE_URL names no PostgreSQL database")
-        with conftest.postgresql_schema() as url:
+        with conftest.postgresql_database() as url:
             yield url
     else:
         if not TEST_MYSQL_URL:

@@ -207,7 +207,8 @@ def test_the_name_of_an_access_token_may_be_in_any_script(make):
 
 
 def test_the_collection_contains_only_live_access_tokens_of_the_user(client, make, bob):
-    ids = [make(name=f"token {number}")["id"] for number in range(3)]
+    # By id, and not in the order of their ends.
+    ids = [make(name=f"token {end}", expires_in=end)["id"] for end in (900, 300, 600)]
     make(by=basic("bob"))
     make(name="short", expires_in=60)
     with time_machine.travel(datetime.now(UTC) + timedelta(seconds=61)):
@@ -478,8 +479,9 @@ def test_last_used_is_updated_at_most_once_an_hour(client, make, statements):
 
 
 def test_a_database_lock_neither_fails_nor_delays_the_use_of_an_access_token(
-    app, client, make, config_class
+    app, client, make, config_class, caplog
 ):
+    caplog.set_level("INFO", app.logger.name)
     text = make()["token"]
     uri = sa.make_url(config_class.SQLALCHEMY_DATABASE_URI)
     if uri.get_backend_name() == "sqlite":
@@ -495,6 +497,7 @@ def test_a_database_lock_neither_fails_nor_delays_the_use_of_an_access_token(
         engine.dispose()
     with app.app_context():
         assert db.session.scalar(sa.select(AccessToken.last_used)) is None
+    assert "the use of a token is not noted" in caplog.messages
     me(client, text)
     with app.app_context():
         assert db.session.scalar(sa.select(AccessToken.last_used)) is not None

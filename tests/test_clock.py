@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from app import clock
-from tests.conftest import TEST_DATABASE_URL, postgresql_schema
+from tests.conftest import TEST_DATABASE_URL, postgresql_database
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
 # Runs server.py; at SIGUSR2 its processes set their clock.
@@ -65,7 +65,7 @@ def machines(request):
     if not TEST_DATABASE_URL:
         pytest.skip("SQLite is not shared by machines")
     key = secrets.token_urlsafe(48)
-    with postgresql_schema() as url:
+    with postgresql_database() as url:
         environment = os.environ | {"DATABASE_URL": url, "SECRET_KEY": key}
         upgrade = [sys.executable, "-m", "flask", "--app", "microblog_api", "db", "upgrade"]
         subprocess.run(upgrade, cwd=ROOT, env=environment, check=True, capture_output=True)

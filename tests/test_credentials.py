@@ -249,6 +249,13 @@ def test_a_password_works_in_utf_8_and_in_latin_1(client, register, encoding, pa
     assert client.post("/api/tokens", headers=wrong).status_code == 401
 
 
+def test_latin_1_may_be_behind_several_spaces(client, register):
+    register("alice", password="größer als groß")
+    scheme, text = encoded("alice", "größer als groß", "latin-1")["Authorization"].split()
+    headers = {"Authorization": f"{scheme}   {text}"}
+    assert client.post("/api/tokens", headers=headers).status_code == 200
+
+
 def test_a_wrong_password_with_two_readings_is_charged_once(app, client, alice):
     app.config["LOGIN_LIMIT_PER_SOURCE"] = "3 per hour"
     headers = encoded("alice", "größer", "utf-8")

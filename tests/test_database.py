@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from app import create_app, db
 from app.models import User
 from config import Config
-from tests.conftest import postgresql_schema
+from tests.conftest import postgresql_database
 from tests.helpers import PASSWORD, ROOT, at_once, basic
 
 
@@ -29,7 +29,7 @@ def fresh_app(request, config_class, migrated_app, tmp_path):
         with app.app_context():
             db.engine.dispose()
         return
-    with postgresql_schema() as uri:
+    with postgresql_database() as uri:
         app = make(uri)
         yield app
         with app.app_context():

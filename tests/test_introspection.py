@@ -68,6 +68,13 @@ def test_introspecting_a_login_token_returns_no_client_id(introspect, token, ali
     }
 
 
+def test_introspecting_the_token_of_a_device_says_when_it_logged_in(client, introspect, alice):
+    made = client.post("/api/tokens", json={"device": "phone"}, headers=basic("alice")).json
+    told = introspect(made["token"]).json
+    assert 3590 < told["exp"] - told["iat"] <= 3600
+    assert (told["sub"], "client_id" in told) == (str(alice), False)
+
+
 def test_introspecting_any_other_token_returns_only_active_false(
     client, introspect, phone, token, alice
 ):

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from tests.conftest import CHEAP, DATABASES, postgresql_schema
+from tests.conftest import CHEAP, DATABASES, postgresql_database
 from tests.helpers import ROOT, Server, basic, bearer
 from tests.move_in import SOURCES, rows_at, tutorial_at
 
@@ -29,7 +29,7 @@ def new_database(kind, directory):
         run("db", "upgrade", url=url)
         yield url
         return
-    with postgresql_schema() as url:
+    with postgresql_database() as url:
         run("db", "upgrade", url=url)
         yield url
 

@@ -172,7 +172,7 @@ def test_texts_are_ordered_alike_whatever_the_database_does(other, config_class,
             values = {"username": name, "user_id": 1, "until": utc_now()}
             db.session.execute(sa.insert(ReservedName).values(values))
         db.session.commit()
-    with conftest.postgresql_schema() as url:
+    with conftest.postgresql_database() as url:
         target = other("target", SQLALCHEMY_DATABASE_URI=url)
         with target.app_context():
             statement = 'ALTER COLUMN username TYPE varchar(64) COLLATE "en-x-icu"'

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mutation import changes
-from mutation.swap import swap
+from mutation.swap import functions, swap
 
 SOURCE = """
 from functools import lru_cache, wraps
@@ -82,14 +82,14 @@ def module(tmp_path):
 def test_functions_that_exist_get_their_changed_code(module, before, after, call, result):
     changed = SOURCE.replace(before, after)
     assert changed != SOURCE
-    assert swap(module.__file__, SOURCE, changed)
+    assert swap(module.__file__, SOURCE, changed, functions())
     assert call(module) == result
     assert module.plain.__wrapped__.__code__.co_filename == module.__file__
 
 
 def test_what_a_changed_function_has_cached_is_forgotten(module):
     assert module.cached(1) == 2
-    assert swap(module.__file__, SOURCE, SOURCE.replace("number + 1", "number + 2"))
+    assert swap(module.__file__, SOURCE, SOURCE.replace("number + 1", "number + 2"), functions())
     assert module.cached(1) == 3
 
 
@@ -117,14 +117,16 @@ def test_several_changes_are_made_at_once():
     ],
 )
 def test_what_runs_at_the_import_is_not_swapped(module, before, after):
-    assert not swap(module.__file__, SOURCE, SOURCE.replace(before, after))
+    assert not swap(module.__file__, SOURCE, SOURCE.replace(before, after), functions())
 
 
 def test_a_change_that_no_function_gets_is_not_made(module):
     del module.outer, module.made_before
-    assert not swap(module.__file__, SOURCE, SOURCE.replace("return 1\n", "return 9\n"))
+    assert not swap(
+        module.__file__, SOURCE, SOURCE.replace("return 1\n", "return 9\n"), functions()
+    )
     changed = SOURCE.replace("number + step", "number - step")
-    assert not swap("another/file.py", SOURCE, changed)
+    assert not swap("another/file.py", SOURCE, changed, functions())
 
 
 def test_changes_are_small_and_valid_and_named(tmp_path, monkeypatch):

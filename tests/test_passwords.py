@@ -65,6 +65,14 @@ def test_a_hash_with_other_parameters_is_replaced_at_log_in(app, client, stored_
     assert stored_hash() == same
 
 
+def test_a_hash_is_replaced_also_from_a_source_that_is_known(app, client, stored_hash):
+    assert client.post("/api/tokens", auth=("alice", PASSWORD)).status_code == 200
+    app.config.update(ARGON2_TIME_COST=2)
+    body = {"about_me": "a write that fails"}
+    assert client.put("/api/users/0", json=body, headers=basic("alice")).status_code == 403
+    assert ",t=2," in stored_hash()
+
+
 def test_a_get_request_does_not_replace_an_old_hash(client, stored_hash):
     old = stored_hash(generate_password_hash(PASSWORD, "scrypt:1024:8:1"))
     assert client.get("/api/users/me", headers=basic("alice")).status_code == 200

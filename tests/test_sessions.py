@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.auth.credential import find_credential
+from app.auth.credential import current_credential, find_credential
+from app.auth.http_auth import verify_password
 from app.models import DeviceSession, User
 from app.security import tokens
 from tests.helpers import PASSWORD, basic, bearer, later
@@ -187,6 +188,16 @@ def test_a_credential_does_not_show_its_token(app, token):
     assert repr(credential) == f"<Credential login token of user {credential.user_id}>"
 
 
+def test_the_credential_of_a_password_shows_no_hash(app, alice):
+    with app.test_request_context(headers=basic("alice")):
+        credential = verify_password("alice", PASSWORD)
+        assert repr(credential) == f"<Credential password of user {alice}>"
+
+
+def test_without_a_request_there_is_no_credential():
+    assert current_credential() is None
+
+
 def test_a_token_of_an_old_database_is_shared_until_30_days_after_its_log_in(
     app, client, token, log_in
 ):
@@ -247,8 +258,9 @@ def test_a_user_lists_the_live_log_ins(client, alice, bob, log_in, log_in_at):
 
 
 def test_the_list_has_pages(client, log_in_at, token):
-    for number in range(4):
-        log_in_at(str(number))
+    texts = [log_in_at(str(number)) for number in range(4)]
+    with later(minutes=1):  # the order is that of the log ins, whichever is renewed
+        client.put("/api/tokens", headers=bearer(texts[1]))
     answer = client.get("/api/sessions?page=2&per_page=2", headers=bearer(token))
     assert [one["device"] for one in answer.json["items"]] == ["1", "2"]
     assert answer.json["_meta"]["total_items"] == 5

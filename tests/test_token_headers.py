@@ -7,6 +7,7 @@ import pytest
 from werkzeug.test import EnvironBuilder
 
 from app import db
+from app.security import rate_limits
 from tests.helpers import at_once, basic, bearer, later
 
 DAY = 24 * 3600
@@ -113,6 +114,14 @@ def test_requests_beyond_the_limit_of_a_token_get_429(make, get):
     wait = int(refused.headers["Retry-After"])
     assert refused.headers["RateLimit"] in {f'"default";r=0;t={wait + n}' for n in (-1, 0)}
     assert 55 <= wait <= 60
+
+
+def test_in_its_last_second_the_window_has_one_second_left(make, get, monkeypatch):
+    text = make(limit="3 per minute")["token"]
+    assert get(text).status_code == 200
+    now = rate_limits.monotonic_now()
+    monkeypatch.setattr(rate_limits, "monotonic_now", lambda: now + 59.5)
+    assert get(text).headers["RateLimit"] == '"default";r=1;t=1'
 
 
 def test_after_the_window_the_token_works_again(make, get):

@@ -154,6 +154,21 @@ def test_get_tokens_returns_scope_expiry_and_user_of_a_login_token(client, alice
     assert response.headers["Cache-Control"] == "no-store"
 
 
+def test_the_text_of_another_kind_of_token_is_checked_without_a_statement(app, statements):
+    with app.app_context():
+        assert User.check_token(tokens.make(tokens.ACCESS_PREFIX)) is None
+        assert User.check_token(tokens.make(tokens.DEVICE_PREFIX)) is None
+    assert statements == []
+
+
+def test_a_name_that_no_header_can_hold_is_quoted_there(app, client, token):
+    with app.app_context():
+        db.session.execute(sa.update(User).values(username="Jürgen/Doe"))
+        db.session.commit()
+    answer = client.get("/api/tokens", headers=bearer(token))
+    assert answer.headers["X-Username"] == "J%C3%BCrgen%2FDoe"
+
+
 def test_a_password_has_no_expiry(client, alice, token):
     answer = client.get("/api/tokens", headers=basic("alice")).json
     assert (answer["token_type"], answer["expires_in"]) == ("Basic", None)

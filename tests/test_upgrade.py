@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import DATABASES, postgresql_schema
+from tests.conftest import DATABASES, postgresql_database
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
 # A commit. With each release, name the one before it here.
@@ -30,7 +30,7 @@ def database(request, tmp_path):
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/app.db"
     else:
-        with postgresql_schema() as url:
+        with postgresql_database() as url:
             yield url
 
 

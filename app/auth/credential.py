@@ -33,7 +33,7 @@ class Kind(StrEnum):
     ACCESS_TOKEN = "access token"  # noqa: S105  not a token
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True)
 class Credential:
     """What opened a request (RFC 9110, 11.4). `auth` makes one for each request.
 

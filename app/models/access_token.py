@@ -151,7 +151,6 @@ class AccessToken(StoredToken):
             current_id=token.id,
         )
         db.session.add(row)
-        db.session.flush()
         return row
 
     @property

@@ -163,7 +163,6 @@ def select_once(
                         None,
                         error,
                         error_class,
-                        hide_parameters=True,
                         connection_invalidated=is_gone,
                         dialect=engine.dialect,
                     ) from error

@@ -34,11 +34,9 @@ ACCESS_PREFIX = "mba_"
 PREFIX_LENGTH = 4
 
 _BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-_SHAPE = re.compile(
-    rf"(?:{LOGIN_PREFIX}|{DEVICE_PREFIX}|{ACCESS_PREFIX})[0-9A-Za-z]{{36}}", re.ASCII
-)
+_SHAPE = re.compile(rf"(?:{LOGIN_PREFIX}|{DEVICE_PREFIX}|{ACCESS_PREFIX})[0-9A-Za-z]{{36}}")
 # In the tutorial, 16 random bytes in hexadecimal; before 2024, 24 in base64.
-_SHAPE_OF_TUTORIAL = re.compile(r"[0-9A-Za-z+/]{32}", re.ASCII)
+_SHAPE_OF_TUTORIAL = re.compile(r"[0-9A-Za-z+/]{32}")
 _RANDOM_LENGTH = 30
 _CHECKSUM_LENGTH = 6  # 62 ** 6 > 2 ** 32
 
