@@ -144,16 +144,27 @@ class Found(NamedTuple):
 
 
 # What is not changed: the schema, which a test compares with the migrations; what is for a type
-# checker or a debugger; the texts of exceptions.
+# checker or a debugger; the texts of exceptions; what is remembered, and for how long.
 NO_DECISION = (
     m.AnnAssign(annotation=m.Annotation(m.Subscript(m.Attribute(attr=m.Name("Mapped")))))
     | m.Expr(m.Call(func=m.Attribute(attr=m.Name("Index"))))
+    | m.Call(func=m.Attribute(attr=m.Name("relationship")))
     | m.FunctionDef(name=m.Name("__table_args__") | m.Name("__repr__"))
     | m.Call(func=m.Name("cast"))
     | m.Assign(value=m.Call(func=m.Name("TypeVar")))
     | m.Assign(targets=[m.AssignTarget(m.Name("__all__"))])
+    | m.Assign(targets=[m.AssignTarget(m.Name("cache_ok") | m.Name("inherit_cache"))])
     | m.Call(func=m.Name("TypeError") | m.Name("ValueError"))
+    | m.Raise(m.Name("NotImplementedError"))
+    | m.Call(func=m.Name("lru_cache"))
 )
+# Arguments that are guards, or decide how much is read at once. The tag of a blueprint is for the
+# OpenAPI document.
+NO_ARGUMENTS = {"strict", "frozen", "yield_per", "synchronize_session", "tag"}
+# Without them a function does the same: those are called on their class; or does so slower.
+NO_DECORATORS = m.Name("staticmethod") | m.Name("cache") | m.Call(func=m.Name("lru_cache"))
+# Both are right in the very microsecond at which a time is reached.
+TIME = re.compile(r"\b(now|utc_now\(\)|monotonic_now\(\))")
 
 
 class Finder(cst.CSTVisitor):
@@ -169,6 +180,7 @@ class Finder(cst.CSTVisitor):
         self._lines = self._code.splitlines(keepends=True)
         self._names: list[str] = []
         self._statements: list[cst.CSTNode] = []
+        self._of_times: set[cst.CSTNode] = set()  # targets of comparisons
 
     def on_visit(self, node: cst.CSTNode) -> bool:
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
@@ -177,6 +189,12 @@ class Finder(cst.CSTVisitor):
             self._statements.append(node)
         if isinstance(node, cst.Annotation) or m.matches(node, NO_DECISION):
             return False
+        if isinstance(node, cst.Arg) and node.keyword and node.keyword.value in NO_ARGUMENTS:
+            return False
+        if isinstance(node, cst.Comparison) and TIME.search(self.module.code_for_node(node)):
+            self._of_times.update(node.comparisons)
+        if node in self._of_times:  # only what it is compared with
+            return True
         for replaced, replacement in changes_at(node):
             self._record(replaced, replacement)
         return True
@@ -214,9 +232,22 @@ def changes_at(node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode | N
             replacements = operator(node)
             if isinstance(node, cst.SimpleString):
                 replacements = islice(replacements, 1)  # not in lower and upper case, too
+            if isinstance(node, cst.Call):
+                replacements = (new for new in replacements if not changes_guard(node, new))
             yield from ((node, replacement) for replacement in replacements)
     yield from ((node, replacement) for replacement in without_narrowing(node))
     yield from of_statements(node)
+
+
+def changes_guard(call: cst.Call, changed: cst.CSTNode) -> bool:
+    """Return whether one of NO_ARGUMENTS has another value, or is left out."""
+    rest = changed.args if isinstance(changed, cst.Call) else call.args
+    return any(
+        arg.keyword is not None
+        and arg.keyword.value in NO_ARGUMENTS
+        and not any(arg.deep_equals(other) for other in rest)
+        for arg in call.args
+    )
 
 
 def is_prose(string: cst.SimpleString) -> bool:
@@ -249,4 +280,6 @@ def of_statements(node: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, cst.CSTNode 
         condition = node.test.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
         yield node.test, cst.UnaryOperation(cst.Not(), condition)
     elif isinstance(node, cst.FunctionDef):
-        yield from ((decorator, None) for decorator in node.decorators)
+        for decorator in node.decorators:
+            if not m.matches(decorator.decorator, NO_DECORATORS):
+                yield decorator, None

@@ -273,9 +273,9 @@ def test_get_tokens_returns_scope_expiry_and_user_of_an_access_token(client, mak
 
 @pytest.mark.parametrize("end", ["password", "leaving", "revoke", "revoke --all", "set_password"])
 def test_a_password_change_deactivation_or_revoke_command_ends_access_tokens(
-    app, client, alice, make, end
+    app, client, alice, bob, make, end
 ):
-    text = make()["token"]
+    text, of_bob = make()["token"], make(by=basic("bob"))["token"]
     runner = app.test_cli_runner()
     if end == "password":
         body = {"current_password": PASSWORD, "new_password": "battery staple"}
@@ -285,10 +285,11 @@ def test_a_password_change_deactivation_or_revoke_command_ends_access_tokens(
     elif end == "revoke":
         assert "1 token" in runner.invoke(args=["tokens", "revoke", "alice"]).output
     elif end == "revoke --all":
-        assert "1 token" in runner.invoke(args=["tokens", "revoke", "--all"]).output
+        assert "2 tokens" in runner.invoke(args=["tokens", "revoke", "--all"]).output
     else:
         runner.invoke(args=["users", "password", "alice"], input="battery staple\n")
     assert me(client, text) == 401
+    assert me(client, of_bob) == (401 if end == "revoke --all" else 200)
     runner.invoke(args=["users", "deactivate", "alice"])
     runner.invoke(args=["users", "activate", "alice"])
     assert me(client, text) == 401

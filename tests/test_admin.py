@@ -227,13 +227,16 @@ def test_administrators_who_deactivate_each_other_do_not_deadlock(app, register,
 
 
 def test_all_log_ins_of_a_user_end_and_access_tokens_stay(
-    client, alice, token, root, admin, events
+    client, alice, bob, token, root, admin, events
 ):
-    device = client.post("/api/tokens", json={"device": "phone"}, headers=basic("alice")).json
+    device, of_bob = (
+        client.post("/api/tokens", json={"device": "phone"}, headers=basic(name)).json["token"]
+        for name in ("alice", "bob")
+    )
     body = {"name": "script", "scope": "read"}
     script = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
     assert client.delete(f"/api/admin/users/{alice}/sessions", headers=admin).status_code == 204
-    for text, status in ((token, 401), (device["token"], 401), (script["token"], 200)):
+    for text, status in ((token, 401), (device, 401), (script["token"], 200), (of_bob, 200)):
         assert client.get("/api/users/me", headers=bearer(text)).status_code == status
     assert client.get("/api/users/me", headers=admin).status_code == 200
     line = events()[-1]

@@ -185,14 +185,15 @@ def test_access_tokens_are_listed_without_their_text(app, flask, client, alice):
     assert text not in flask("tokens", "list", "alice")
 
 
-def test_one_access_token_is_revoked_by_its_name(flask, client, alice, token):
+def test_one_access_token_is_revoked_by_its_name(flask, client, alice, bob, token):
     texts = {
         name: flask("tokens", "create", "alice", name, "--scope", "read").strip()
         for name in ("phone", "laptop")
     }
+    of_bob = flask("tokens", "create", "bob", "phone", "--scope", "read").strip()
     assert flask("tokens", "revoke", "alice", "--name", "phone") == "1 token ended\n"
     assert client.get("/api/users/me", headers=bearer(texts["phone"])).status_code == 401
-    for text in (texts["laptop"], token):
+    for text in (texts["laptop"], token, of_bob):
         assert client.get("/api/users/me", headers=bearer(text)).status_code == 200
     output = flask("tokens", "revoke", "alice", "--name", "fone", fails=True)
     assert output == "Error: the user has no access token with the name 'fone'\n"
@@ -241,6 +242,8 @@ def test_tokens_doctor_lists_unused_and_expiring_tokens_and_tokens_of_a_former_k
         assert flask("tokens", "doctor") == "alice\tidle\tnot used for 90 days\n"
     app.config.update(SECRET_KEY="new", SECRET_KEY_FALLBACKS=[app.config["SECRET_KEY"]])
     assert "1 token sealed under a former SECRET_KEY" in flask("tokens", "doctor")
+    with time_machine.travel(now + timedelta(hours=2)):
+        assert "sealed" not in flask("tokens", "doctor")
 
 
 def test_tokens_doctor_names_rotated_tokens_whose_old_text_is_used(flask, client, alice):

@@ -41,6 +41,57 @@ def test_the_document_is_valid_openapi(document):
     validate(document)
 
 
+# Operation, body ("?": optional), what it answers, and errors beside 400, 500 and 503.
+TOKEN_ROUTES = """
+POST /api/tokens                       | NewLogIn?         | 200 TokenOut              | 401 403 413 415 429
+PUT /api/tokens                        |                   | 200 TokenOut              | 401 403 429
+GET /api/tokens                        |                   | 200 TokenInfo             | 401 403 429
+DELETE /api/tokens                     |                   | 204                       | 401 403 429
+POST /api/tokens/introspect            | GivenToken        | 200 Introspection         | 401 403 413 429
+POST /api/tokens/revoke                | GivenToken        | 200                       | 413
+POST /api/tokens/reset                 | ForgottenPassword | 202                       | 413 415 429
+PUT /api/tokens/reset                  | ResetPassword     | 204                       | 413 415
+GET /api/sessions                      |                   | 200 SessionCollection     | 401 403 429
+DELETE /api/sessions                   |                   | 204                       | 401 403 429
+DELETE /api/sessions/{id}              |                   | 204                       | 401 403 404 429
+POST /api/access-tokens                | NewAccessToken    | 201 NewAccessTokenOut     | 401 403 413 415 429
+GET /api/access-tokens                 |                   | 200 AccessTokenCollection | 401 403 429
+GET /api/access-tokens/{id}            |                   | 200 AccessTokenOut        | 401 403 404 429
+DELETE /api/access-tokens/{id}         |                   | 204                       | 401 403 404 429
+POST /api/access-tokens/{id}/rotation  | Rotation          | 200 NewAccessTokenOut     | 401 403 404 409 413 415 429
+"""  # noqa: E501  a table
+
+
+def schema_in(content):
+    """Return the name of the schema, or nothing where it has none."""
+    return "".join(c["schema"].get("$ref", "").rpartition("/")[2] for c in content.values())
+
+
+def test_the_document_says_what_the_routes_of_tokens_take_and_answer(document):
+    lines = []
+    for (method, path), operation in operations(document).items():
+        if path.startswith(("/api/tokens", "/api/sessions", "/api/access-tokens")):
+            body = operation.get("requestBody", {"content": {}, "required": True})
+            taken = schema_in(body["content"]) + ("" if body["required"] else "?")
+            (status, *_), *_ = sorted(operation["responses"].items())
+            answer = schema_in(operation["responses"][status].get("content", {}))
+            errors = sorted(operation["responses"].keys() - {status, "400", "500", "503"})
+            lines.append(
+                [f"{method} {path}", taken, f"{status} {answer}".strip(), " ".join(errors)]
+            )
+    expected = [line.split("|") for line in TOKEN_ROUTES.strip().splitlines()]
+    assert sorted(lines) == sorted([column.strip() for column in line] for line in expected)
+
+
+def test_the_document_says_which_headers_and_links_tell_of_tokens(document):
+    responses = document["paths"]["/api/access-tokens"]["post"]["responses"]
+    assert list(responses["201"]["headers"]) == ["Location"]
+    names = ["get_access_token", "rotate_access_token", "revoke_access_token"]
+    assert list(responses["201"]["links"]) == names
+    told = document["paths"]["/api/tokens"]["get"]["responses"]["200"]["headers"]
+    assert list(told) == ["X-User-Id", "X-Username", "X-Scope", "X-Roles"]
+
+
 def test_the_version_is_that_of_the_project(document):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert document["info"]["version"] == project["version"]

@@ -46,6 +46,15 @@ def test_missing_credentials_get_a_challenge_without_an_error_code(client, metho
     assert_refused(client.open(path, method=method), PLAIN)
 
 
+def test_an_empty_name_and_password_get_the_challenge_of_passwords(client):
+    for path in ("/api/users/me", "/api/tokens"):
+        method = "POST" if path == "/api/tokens" else "GET"
+        response = client.open(path, method=method, headers=basic("", ""))
+        assert (response.status_code, response.json) == (401, {"error": "Unauthorized"})
+        challenge = response.headers["WWW-Authenticate"]
+        assert challenge == 'Basic realm="Microblog API", charset="UTF-8"'
+
+
 def test_every_route_but_the_public_ones_is_protected(app, client):
     routes = {
         (method, re.sub("<int:.*?>", "1", rule.rule))

@@ -71,6 +71,13 @@ def test_the_answer_is_that_of_a_shared_log_in(client, alice):
     assert answer.headers["Cache-Control"] == "no-store"
 
 
+@pytest.mark.parametrize("device", [{}, {"device": "phone"}])
+def test_no_cache_stores_the_answer_to_a_log_in_by_json(client, alice, device):
+    body = {"username": "alice", "password": PASSWORD, **device}
+    answer = client.post("/api/tokens", json=body)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
+
+
 def test_the_database_has_a_digest_of_the_token_of_a_device(app, log_in_at):
     text = log_in_at("phone")
     with app.app_context():
@@ -281,7 +288,8 @@ def test_a_use_is_noted_to_the_hour_after_the_answer(
         assert len(statements) == 1  # the SELECT
     with later(minutes=61):
         with client.get("/api/users/me", headers=bearer(text)):
-            pass
+            assert not any(statement.startswith("UPDATE") for statement in statements)
+        assert any(statement.startswith("UPDATE") for statement in statements)
         with client.get("/api/users/me", headers=bearer(text)):
             pass
         (after,) = sessions(text)

@@ -164,9 +164,13 @@ def test_limits_count_each_key_separately(app):
             Limit(name, "1 per hour", key).charge()
         Limit("a", "1 per hour", 1, 2).charge()
         limit = Limit("a", "1 per hour", 1)
-        with pytest.raises(LimitReachedError):
+        with pytest.raises(LimitReachedError) as reached:
             limit.test()
         assert 3500 < limit.seconds_to_wait() <= 3600
+        error = reached.value
+        assert (error.limit, error.counts) == ("a", "requests")
+        assert str(error) == f"too many requests; wait {error.retry_after_seconds} s"
+        assert Limit("a", "1 per hour", 3).seconds_to_wait() == 0
 
 
 def test_a_refund_does_not_enlarge_the_next_window(app, clock):
@@ -411,6 +415,18 @@ def test_a_source_is_known_for_30_days(guess, alice, days, status):
     for number in range(100):
         guess("alice", stranger(number % 40))
     assert guess("alice", password=PASSWORD).status_code == status
+
+
+def test_a_log_in_renews_its_own_source_and_no_other(app, guess, alice, bob):
+    now = datetime.now(UTC)
+    with time_machine.travel(now - timedelta(days=2)):
+        for login, source in (("alice", HOME), ("alice", stranger(1)), ("bob", HOME)):
+            assert guess(login, source, PASSWORD).status_code == 200
+    assert guess("alice", HOME, PASSWORD).status_code == 200
+    with app.app_context():
+        recent = KnownSource.last_log_in > now - timedelta(days=1)
+        rows = db.session.scalars(sa.select(KnownSource).where(recent)).all()
+        assert [(row.user_id, row.source) for row in rows] == [(alice, HOME)]
 
 
 def test_a_new_password_makes_every_other_source_unknown(client, guess, alice):

@@ -5,7 +5,7 @@ import secrets
 import string
 import subprocess
 import zlib
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -218,10 +218,12 @@ def test_logging_out_ends_the_token(client, token, credentials):
     assert client.delete("/api/tokens", headers=headers).status_code == 401
 
 
-def test_logging_out_with_a_password_ends_the_token_of_the_user(client, token):
+def test_logging_out_with_a_password_ends_the_token_of_the_user(client, bob, token, log_in, works):
+    of_bob = log_in("bob")
     assert client.delete("/api/tokens", headers=basic("alice")).status_code == 204
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
     assert client.delete("/api/tokens", headers=basic("alice")).status_code == 204
+    assert works(of_bob)
 
 
 def test_logging_out_leaves_the_tokens_of_other_users_valid(client, token, bob, log_in):
@@ -417,12 +419,15 @@ def test_get_token_does_not_return_a_token_that_was_revoked_elsewhere(app, clien
         assert user.get_token() != token
 
 
-def test_an_assigned_time_without_a_zone_is_utc(app, client, alice):
+def test_an_assigned_time_is_in_utc_also_without_a_zone(app, client, alice):
     with app.app_context():
         user = db.session.get(User, alice)
         token = user.get_token()
         user.last_seen = datetime(2030, 1, 1)  # noqa: DTZ001  the point
         assert user.last_seen == datetime(2030, 1, 1, tzinfo=UTC)
+        user.last_seen = datetime(2030, 1, 1, 2, tzinfo=timezone(timedelta(hours=2)))
+        assert user.last_seen == datetime(2030, 1, 1, tzinfo=UTC)
+        assert user.last_seen.tzinfo is UTC
         user.token_expiration = datetime(2020, 1, 1)  # noqa: DTZ001  likewise
         assert User.check_token(token) is None
         db.session.commit()

@@ -184,12 +184,16 @@ def test_unknown_fields_change_nothing(client, alice, token, method):
         assert client.get("/api/users/me", headers=basic("alice")).status_code == 200
 
 
-def test_avatar_and_log_in_do_not_depend_on_the_spelling_of_the_email_address(client, register):
-    register("alice", email="Alice@BÜCHER.example")
+def test_avatar_and_log_in_do_not_depend_on_the_spelling_of_the_email_address(
+    app, client, register
+):
+    id = register("alice", email="Alice@BÜCHER.example")
     me = client.get("/api/users/me", headers=basic("alice")).json
     assert me["email"] == "Alice@bücher.example"
     digest = hashlib.sha256("alice@bücher.example".encode()).hexdigest()
     assert digest in me["_links"]["avatar"]
+    with app.app_context():
+        assert f"{digest}?d=identicon&s=36" in db.session.get(User, id).avatar(36)
     for login in ("alice@bücher.example", "ALICE@BÜCHER.EXAMPLE", "alice@xn--bcher-kva.example"):
         assert client.post("/api/tokens", headers=basic(login)).status_code == 200
 

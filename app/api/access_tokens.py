@@ -33,8 +33,6 @@ bp = APIBlueprint(
 
 # No scope opens these routes: an access token could make another with more rights.
 
-_NO_STORE = {"Cache-Control": "no-store"}  # of what has the text of a token
-
 
 @bp.post("/access-tokens")
 @bp.auth_required(any_auth)
@@ -61,7 +59,7 @@ def create_access_token(fields: dict[str, Any]) -> Any:
     db.session.commit()
     audit.record(Event.TOKEN_CREATED, user.id)
     location = {"Location": url_for(".get_access_token", id=access_token.id)}
-    return access_token, 201, location | _NO_STORE
+    return access_token, 201, location
 
 
 @bp.get("/access-tokens")
@@ -103,7 +101,7 @@ def rotate_access_token(id: int, fields: dict[str, int]) -> Any:
         abort(409, f"{text} {error.seconds_left} s; {end}")
     db.session.commit()
     audit.record(Event.TOKEN_ROTATED, user_id)
-    return access_token, 200, _NO_STORE
+    return access_token
 
 
 @bp.delete("/access-tokens/<int:id>")

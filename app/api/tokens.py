@@ -41,7 +41,8 @@ bp = APIBlueprint(
     "tokens", __name__, tag={"name": "Tokens", "description": "log in, stay logged in, log out"}
 )
 
-_NO_STORE = {"Cache-Control": "no-store"}  # RFC 6749, 5.1
+# Of a log in by JSON (RFC 6749, 5.1). With an `Authorization` header, each answer has it.
+_NO_STORE = {"Cache-Control": "no-store"}
 
 
 @bp.post("/tokens")
@@ -109,7 +110,7 @@ def renew_token() -> Any:
     if renewed is None:
         refuse_token("log in again: the password was given too long ago")
     db.session.commit()
-    return _token_response(*renewed), 200, _NO_STORE
+    return _token_response(*renewed)
 
 
 def _token_response(token: str | None, seconds_left: int) -> dict[str, Any]:
@@ -146,7 +147,7 @@ def get_token_info(query_data: dict[str, str]) -> Any:
         "X-Scope": credential.scope,
         "X-Roles": " ".join(credential.roles),
     }
-    return answer, 200, _NO_STORE | headers
+    return answer, 200, headers
 
 
 @bp.delete("/tokens")
@@ -176,9 +177,9 @@ def introspect_token(fields: dict[str, str]) -> Any:
     if metrics.current is not None:
         metrics.current.count_token("introspection", fields["token"], expires_at)
     if credential is None or expires_at is None or expires_at <= utc_now():
-        return {"active": False}, 200, _NO_STORE
+        return {"active": False}
     if is_closed_to(credential):
-        return {"active": False}, 200, _NO_STORE
+        return {"active": False}
     answer = {
         "active": True,
         "scope": credential.scope,
@@ -195,7 +196,7 @@ def introspect_token(fields: dict[str, str]) -> Any:
         answer["roles"] = list(credential.roles)
     if credential.note_use is not None:
         credential.note_use()
-    return answer, 200, _NO_STORE
+    return answer
 
 
 @bp.post("/tokens/revoke")
