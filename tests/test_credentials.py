@@ -265,6 +265,12 @@ def test_latin_1_may_be_behind_several_spaces(client, register):
     assert client.post("/api/tokens", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("password", ["\ud800", "größer\udfff", "a\0b"])
+def test_a_password_that_no_text_can_be_is_a_wrong_one(client, alice, password):
+    body = {"username": "alice", "password": password}
+    assert client.post("/api/tokens", json=body).status_code == 401
+
+
 def test_a_wrong_password_with_two_readings_is_charged_once(app, client, alice):
     app.config["LOGIN_LIMIT_PER_SOURCE"] = "3 per hour"
     headers = encoded("alice", "größer", "utf-8")
@@ -288,3 +294,11 @@ def test_a_hash_is_never_renewed_with_the_wrong_reading_of_a_password(app, clien
 def test_what_is_not_base64_is_refused(client, text):
     response = client.post("/api/tokens", headers={"Authorization": f"Basic {text}"})
     assert response.status_code == 401
+
+
+def test_characters_that_base64_cannot_have_are_not_skipped(client, register):
+    register("alice", password="größer als groß")
+    (text,) = encoded("alice", "größer als groß", "latin-1").values()
+    for wrong in (text[:12] + "!" + text[12:], text[:12] + "\t" + text[12:]):
+        response = client.post("/api/tokens", headers={"Authorization": wrong})
+        assert response.status_code == 401

@@ -338,3 +338,18 @@ def test_a_connection_that_is_ended_while_it_is_used_is_replaced(relay, relayed_
         sa.event.listen(db.engine, "checkout", end_once)
     assert client.get("/api/tokens", headers=bearer(token)).status_code == 200
     assert ended
+
+
+def test_a_connection_that_is_ended_again_and_again_is_503(relay, relayed_client, token):
+    app = relayed_client.application
+    client = app.test_client()
+
+    def end(*_):
+        relay.cut()
+        relay.mode = "open"
+
+    with app.app_context():
+        sa.event.listen(db.engine, "checkout", end)
+        assert client.get("/api/tokens", headers=bearer(token)).status_code == 503
+        sa.event.remove(db.engine, "checkout", end)
+    assert client.get("/api/tokens", headers=bearer(token)).status_code == 200

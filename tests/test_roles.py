@@ -9,7 +9,7 @@ from app import create_app, db
 from app.auth import any_auth, fresh, roles_required
 from app.http.errors import found
 from app.models import User
-from app.models.roles import MOST_ROLES, grant_role
+from app.models.roles import MOST_ROLES, grant_role, revoke_role
 from tests.helpers import at_once, basic, bearer
 
 bp = APIBlueprint("roles_of_tests", __name__)
@@ -272,6 +272,15 @@ def test_a_user_has_a_limited_number_of_roles(alice, roles):
         roles("grant", "alice", f"{'r' * 29}{number}")
     output = roles("grant", "alice", "admin", fails=True)
     assert output == f"Error: limit of {MOST_ROLES} roles reached\n"
+
+
+def test_the_user_has_the_role_at_once_and_no_longer(app, alice):
+    with app.app_context():
+        user = db.session.get(User, alice)
+        assert grant_role(user, "admin")
+        assert user.roles == ["admin"]
+        assert revoke_role(user, "admin")
+        assert user.roles == []
 
 
 # -- The decorator -----------------------------------------------------------------------

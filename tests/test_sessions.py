@@ -205,15 +205,24 @@ def test_without_a_request_there_is_no_credential():
     assert current_credential() is None
 
 
+@pytest.mark.parametrize(("days", "is_shared"), [(29, True), (30, False)])
 def test_a_token_of_an_old_database_is_shared_until_30_days_after_its_log_in(
-    app, client, token, log_in
+    app, client, token, log_in, days, is_shared
 ):
     with app.app_context():
         now = datetime.now(UTC)
-        old = {"logged_in_at": now - timedelta(days=30), "token_created": None}
+        old = {"logged_in_at": now - timedelta(days=days), "token_created": None}
         db.session.execute(sa.update(User).values(**old, token_expiration=now + timedelta(days=1)))
         db.session.commit()
-    assert log_in("alice") != token
+    assert (log_in("alice") == token) == is_shared
+
+
+def test_a_token_whose_log_in_is_unknown_cannot_be_renewed(app, client, token):
+    with app.app_context():
+        db.session.execute(sa.update(User).values(logged_in_at=None, token_created=None))
+        db.session.commit()
+    assert client.put("/api/tokens", headers=bearer(token)).status_code == 401
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
 
 
 @pytest.mark.parametrize("by_header", [True, False])
@@ -262,6 +271,31 @@ def test_a_user_lists_the_live_log_ins(client, alice, bob, log_in, log_in_at):
     with later(minutes=65):  # the shared one and the phone have expired
         answer = client.get("/api/sessions", headers=bearer(laptop))
     assert [one["device"] for one in answer.json["items"]] == ["laptop"]
+
+
+def test_the_shared_one_was_created_with_its_first_log_in(log_in, token, sessions):
+    (before,) = sessions(token)
+    with later(minutes=30):
+        assert log_in("alice") == token
+        (after,) = sessions(token)
+    assert after["created"] == before["created"]
+    used = datetime.fromisoformat(after["last_used"]) - datetime.fromisoformat(after["created"])
+    assert timedelta(minutes=29) < used < timedelta(minutes=31)
+
+
+@pytest.mark.parametrize("device", [None, "phone"])
+def test_a_client_at_a_socket_has_no_address(client, alice, sessions, device):
+    body = {"username": "alice", "password": PASSWORD} | ({"device": device} if device else {})
+    answer = client.post("/api/tokens", json=body, environ_overrides={"REMOTE_ADDR": ""})
+    assert sessions(answer.json["token"])[0]["address"] is None
+
+
+def test_a_body_that_is_too_large_is_no_log_in(client, alice):
+    body = b'{"device": "' + b"x" * 2_000_000 + b'"}'
+    answer = client.post(
+        "/api/tokens", data=body, content_type="application/json", headers=basic("alice")
+    )
+    assert answer.status_code == 413
 
 
 def test_the_list_has_pages(client, log_in_at, token):

@@ -89,7 +89,7 @@ def _given_device() -> str | None:
 def _client() -> tuple[str | None, str | None]:
     """Return the address and user agent of the client, as long as the database stores."""
     address = (request.remote_addr or "")[:64] or None
-    user_agent = request.headers.get("User-Agent", "").replace("\0", "")  # which no text may hold
+    user_agent = request.user_agent.string.replace("\0", "")  # which no text may hold
     return address, user_agent[:256] or None
 
 

@@ -43,7 +43,7 @@ class UTCDateTime(sa.types.TypeDecorator[datetime]):
         return _InUTC(column)
 
 
-@sa.event.listens_for(Model, "attribute_instrument", propagate=True)
+@sa.event.listens_for(Model, "attribute_instrument")
 def _convert_on_assignment(
     _model: type[Model], _name: str, attribute: so.InstrumentedAttribute[Any]
 ) -> None:
