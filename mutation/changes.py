@@ -57,7 +57,7 @@ class Change:
     @property
     def key(self) -> str:
         number = f" ({self.number})" if self.number > 1 else ""
-        return f"{self.path} {self.function}{number}\n- {self.removed}\n+ {self.added}"
+        return f"{self.path} {self.function}{number}\n- {self.removed}\n+ {self.added}".rstrip()
 
 
 def changes_of(path: str) -> list[Change]:
