@@ -60,9 +60,12 @@ def test_a_token_cannot_be_renewed_beyond_30_days_after_the_log_in(app, client, 
         assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
 
 
-def test_a_token_past_its_renewal_limit_gets_a_challenge_to_log_in_again(app, client, alice, renew):
+@pytest.mark.parametrize("body", [{}, {"device": "phone"}])
+def test_a_token_past_its_renewal_limit_gets_a_challenge_to_log_in_again(
+    app, client, alice, renew, body
+):
     app.config.update(TOKEN_LIFETIME_SECONDS=3 * 24 * 3600, LOGIN_MAX_AGE_DAYS=1)
-    token = client.post("/api/tokens", headers=basic("alice")).json["token"]
+    token = client.post("/api/tokens", json=body, headers=basic("alice")).json["token"]
     with later(days=1, seconds=1):
         response = renew(token)
         assert (response.status_code, response.json) == (401, {"error": "Unauthorized"})

@@ -173,6 +173,11 @@ def test_limits_count_each_key_separately(app):
         assert Limit("a", "1 per hour", 3).seconds_to_wait() == 0
 
 
+def test_where_nothing_was_charged_the_whole_window_is_left(app):
+    with app.app_context():
+        assert Limit("new", "3 per 5 minutes", 1).window() == (3, 300, 3, 300)
+
+
 def test_a_refund_does_not_enlarge_the_next_window(app, clock):
     with app.app_context():
         limits = [Limit("slow", "2 per minute", 1) for _ in range(4)]
