@@ -126,7 +126,8 @@ def run_changes(
     is_whole = len(changes) == len(every)
     if is_whole:
         report.write_killers(changes, found)
-    report.write_changes(changes, found, explained, is_whole=is_whole)
+    is_done = is_whole and set(stages) == set(STAGES)
+    report.write_changes(changes, found, explained, to_page=is_done)
 
 
 def is_due(stage: str, result: dict[str, Any] | None) -> bool:

@@ -66,9 +66,9 @@ def write_changes(
     results: dict[str, dict[str, Any]],
     explained: set[str],
     *,
-    is_whole: bool,
+    to_page: bool,
 ) -> None:
-    """Print what nobody has explained, and the table; write it to the page if it is whole."""
+    """Print what nobody has explained, and the table; write it to the page if all was tried."""
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for change in changes:
         result = results.get(change.key, {"outcome": "not tried", "stage": ""})
@@ -90,7 +90,7 @@ def write_changes(
             rows.append([path, str(found.total()), *(str(found[kind]) for kind in kinds)])
     table = as_table(rows)
     print(table)
-    if is_whole and not counts["all"]["not tried"] + counts["all"]["broken"]:
+    if to_page and not counts["all"]["not tried"] + counts["all"]["broken"]:
         replace_in_page("changes", table)
 
 

@@ -4,6 +4,7 @@ import datetime as dt
 import decimal
 import enum
 import uuid
+from typing import ClassVar
 
 import pytest
 import sqlalchemy as sa
@@ -14,7 +15,7 @@ from app.auth import any_auth, current_credential
 from app.auth.credential import find_credential
 from app.extensions import engine_options
 from app.models import User
-from app.models.lookup import Lookup
+from app.models.lookup import Lookup, put_into_session
 from tests.helpers import bearer
 
 
@@ -151,6 +152,29 @@ def test_a_user_that_the_session_has_already_is_not_replaced(view, token):
 
     response = view(twice).get("/view", headers=bearer(token))
     assert response.json == {"about_me": "not committed"}
+
+
+def test_an_object_of_a_subclass_is_one_of_that_class(app):
+    class Base(so.DeclarativeBase):
+        pass
+
+    class Animal(Base):
+        __tablename__ = "animal"
+        __mapper_args__: ClassVar = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}
+        id: so.Mapped[int] = so.mapped_column(primary_key=True)
+        kind: so.Mapped[str]
+
+    class Dog(Animal):
+        __mapper_args__: ClassVar = {"polymorphic_identity": "dog"}
+
+    with app.app_context():
+        Base.metadata.create_all(db.engine)
+        db.session.add(Dog(id=7))
+        db.session.commit()
+        db.session.expunge_all()
+        assert type(put_into_session(Animal, {"id": 7, "kind": "dog"})) is Dog
+        db.session.rollback()
+        Base.metadata.drop_all(db.engine)
 
 
 def test_writes_of_a_safe_method_are_one_transaction(app, view, token):

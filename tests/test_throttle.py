@@ -178,6 +178,16 @@ def test_where_nothing_was_charged_the_whole_window_is_left(app):
         assert Limit("new", "3 per 5 minutes", 1).window() == (3, 300, 3, 300)
 
 
+def test_where_all_was_refunded_the_whole_window_is_left(app, clock):
+    with app.app_context():
+        limit = Limit("new", "3 per 5 minutes", 1)
+        limit.charge()
+        clock.shift(100)
+        assert limit.window() == (3, 300, 2, 200)
+        limit.refund()
+        assert limit.window() == (3, 300, 3, 300)
+
+
 def test_a_refund_does_not_enlarge_the_next_window(app, clock):
     with app.app_context():
         limits = [Limit("slow", "2 per minute", 1) for _ in range(4)]
