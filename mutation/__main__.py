@@ -35,7 +35,8 @@ INPUTS = ("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlit
 # changes at once), the slow ones that are named for the change.
 STAGES = ("near", "quick", "slow")
 NEAR_SECONDS = 4  # that the nearest tests take
-FEW = 3  # of a test function with parameters
+VARIANTS = 3  # of a test function with parameters, before other functions
+ON_POSTGRESQL = 3  # tests that are near
 TOGETHER = 40  # changes
 
 
@@ -182,12 +183,12 @@ def batches(changes: list[Change], most: int) -> Iterator[list[Change]]:
 
 
 def nearest(tests: list[str], baseline: Baseline) -> list[str]:
-    """Return the first tests on SQLite, as many as take NEAR_SECONDS, and FEW on PostgreSQL."""
+    """Return the first tests on SQLite, as many as take NEAR_SECONDS, and some on PostgreSQL."""
     on_postgresql = [test for test in tests if "[postgresql" in test]
     others = [test for test in tests if "[postgresql" not in test]
     seconds = accumulate(baseline.seconds[test] for test in others)
     near = [test for test, end in zip(others, seconds, strict=True) if end <= NEAR_SECONDS]
-    return [*near, *on_postgresql[:FEW]]
+    return [*near, *on_postgresql[:ON_POSTGRESQL]]
 
 
 class Killers:
@@ -237,7 +238,7 @@ class Killers:
                 "[postgresql" in test,
                 -of_function[test],
                 -of_file[test],
-                rank[test] > FEW,
+                rank[test] > VARIANTS,
                 -of_function[module_of(test)],
                 -of_file[module_of(test)],
                 rank[test],

@@ -23,10 +23,10 @@ import pytest
 from mutation.changes import ROOT, SCOPE, Change, together
 from mutation.warm import CANNOT_SWAP, FAILED, WARM_UP, WARM_UP_FILE, Waiting, wait
 
-SLOW_SECONDS = 1200  # for the slow tests of a change
+SLOW_SECONDS = 1200  # for the slow test of a change
 # Of pytest: a test has failed, the tests cannot be collected, conftest.py cannot be imported.
 NOT_IMPORTED = {2, 4}
-FEW = 15  # tests
+TRIED_FIRST = 15  # of the tests that have failed
 
 
 class Copy:
@@ -282,8 +282,8 @@ class Worker:
         """Return the outcome for each of several changes that do not overlap.
 
         All of them are made at once, and all quick tests run once. Each change is then tried
-        with those that failed. So much faster, as most survive. A test that passes with all of
-        them counts as one that notices none of them.
+        with those that failed. That is much faster, as most survive. A test that passes with all
+        of them counts as one that notices none of them.
 
         Args:
             changes: in any files.
@@ -303,7 +303,7 @@ class Worker:
                     outcomes |= self.try_together(some, in_order)
                 return outcomes
             failed = self._failed()
-            for most in (FEW, None):
+            for most in (TRIED_FIRST, None):
                 found = {}
                 for change in left:
                     # A cached function is not reached by each test that depends on it.
