@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.models import User
+from app.models import KnownSource, User
 from tests.helpers import PASSWORD, at_once, basic, bearer
 
 
@@ -71,6 +71,16 @@ def replace_token():
     user = alice_of_session()
     user.revoke_token()
     return user.get_token()
+
+
+def test_a_locked_user_gets_rows_in_other_tables_meanwhile(app, alice):
+    """A foreign key to the user does not wait for a change that keeps the id."""
+    if app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
+        pytest.skip("SQLite has one writer at a time")
+    with app.app_context():
+        alice_of_session().lock()
+        with meanwhile(app, lambda: KnownSource.note(alice, "192.0.2.1")) as is_new:
+            assert is_new == [True]
 
 
 def test_32_log_ins_at_once_all_get_a_token_that_works(server, register):

@@ -78,6 +78,24 @@ def test_two_changes_at_once_reserve_both_names(app, alice):
     assert reserved(app) == ["alice", "alice2"]
 
 
+def test_a_change_that_waits_for_another_one_reserves_its_name(app, alice):
+    with app.app_context():
+        db.session.get(User, alice).change(username="alice2")
+
+        def change_in_another_request():
+            with app.app_context():
+                db.session.get(User, alice).change(username="alice3")
+                db.session.commit()
+
+        thread = threading.Thread(target=change_in_another_request)
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        db.session.commit()
+    thread.join(20)
+    assert reserved(app) == ["alice", "alice2"]
+
+
 def test_a_change_of_case_reserves_nothing(app, rename):
     rename("alice", "ALICE")
     assert reserved(app) == []

@@ -15,7 +15,8 @@ from app.auth.access import (
     roles_required,
 )
 from app.auth.credential import ACCOUNT, Credential, Kind, current_credential
-from app.auth.http_auth import any_auth, basic_auth, check_again, log_in_auth, token_auth
+from app.auth.http_auth import any_auth, basic_auth, log_in_auth, token_auth
+from app.auth.second_check import check_again
 
 __all__ = [
     "ACCOUNT",

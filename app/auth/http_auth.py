@@ -1,4 +1,4 @@
-"""Who is asking: the schemes of Flask-HTTPAuth, and the second check before a write.
+"""Who is asking: the schemes of Flask-HTTPAuth, and the check before a view.
 
 - `basic_auth` takes a user name or e-mail address and the password: to log in.
 - `log_in_auth` takes the same, or both in the JSON of the request: for `POST /api/tokens`.
@@ -13,8 +13,6 @@ from inspect import iscoroutinefunction
 from typing import Any, NoReturn
 
 import apiflask
-import sqlalchemy as sa
-import sqlalchemy.orm as so
 from apiflask import abort
 from flask import current_app, has_request_context
 from werkzeug.datastructures import Authorization
@@ -23,23 +21,21 @@ from app.auth.access import View, note, require_verified_address
 from app.auth.challenges import (
     challenge,
     refuse_access_token,
-    refuse_role,
     refuse_scope,
     refuse_token,
     require_password,
 )
 from app.auth.credential import ACCOUNT, Credential, Kind, find_credential
 from app.auth.password_check import try_password
+from app.auth.second_check import check_before_writes
 from app.auth.token_headers import EXPIRY_ANNOUNCED, announce_expiry
 from app.clock import utc_now
-from app.extensions import db
 from app.http import audit, metrics
 from app.http.audit import Event
 from app.http.body import load_json
 from app.http.headers import SAFE_METHODS, request
 from app.models import User
 from app.models.login import normal_login
-from app.models.roles import has_role
 from app.security import passwords, tokens
 
 
@@ -216,7 +212,7 @@ _token_or_password_auth = HTTPBasicAuth()
 any_auth = MultiAuth(token_auth, _token_or_password_auth)
 
 
-# -- The first check: before the view ------------------------------------------------
+# -- Before the view -----------------------------------------------------------------
 
 
 @basic_auth.verify_password
@@ -278,7 +274,7 @@ def _accept(credential: Credential) -> Credential:
     if current_app.config["REQUIRE_VERIFIED_EMAIL"]:
         require_verified_address(credential)
     if request.method not in SAFE_METHODS:
-        sa.event.listen(db.session(), "do_orm_execute", _check_before_statement)
+        check_before_writes()
     return credential
 
 
@@ -295,55 +291,3 @@ def refuse_without_token(_status: int) -> NoReturn:
 @_token_or_password_auth.error_handler
 def refuse_without_password(_status: int) -> NoReturn:
     require_password()
-
-
-# -- The second check: before the first write ----------------------------------------
-#
-# After the first check, the password may be changed, the token ended or the user
-# deactivated, while the body arrives or a hash waits for its turn. So the credential
-# is checked again in the transaction that writes.
-
-
-@sa.event.listens_for(db.session, "before_flush")
-def _check_before_flush(_session: so.Session, *_: Any) -> None:
-    check_again()
-
-
-@sa.event.listens_for(db.session, "before_commit")
-def _check_before_commit(_session: so.Session) -> None:
-    """For what neither of the other two sees: bulk methods, and `session.connection()`."""
-    if has_request_context() and request.method not in SAFE_METHODS:
-        check_again()
-
-
-@sa.event.listens_for(db.session, "after_soft_rollback")
-def _check_anew(session: so.Session, _transaction: so.SessionTransaction) -> None:
-    session.info.pop("checked_in", None)  # a savepoint that is rolled back releases its locks
-
-
-# Registered only on the session of a request that may write, so that SELECTs of other
-# requests do not become slower.
-def _check_before_statement(state: so.ORMExecuteState) -> None:
-    if not state.is_select:
-        check_again()
-
-
-def check_again() -> None:
-    """Answer 401 if the request's credential no longer opens it; once for each transaction.
-
-    403 if a role was taken away that the route requires.
-    """
-    credential: Credential | None = request.credential if has_request_context() else None
-    session = db.session()
-    transaction = session.get_transaction()
-    if credential is None or (transaction and transaction is session.info.get("checked_in")):
-        return
-    if not credential.lock_if_valid():
-        if credential.kind is Kind.PASSWORD:
-            require_password()
-        refuse_token()
-    for names in request.required_roles:
-        if not has_role(credential.user_id, names):
-            refuse_role(names)
-    _ = credential.user  # is in the session now, where an UPDATE of many rows changes it too
-    session.info["checked_in"] = session.get_transaction()

@@ -127,11 +127,6 @@ class AccessToken(StoredToken):
         db.session.execute(sa.delete(AccessToken).where(AccessToken.current_id == token.id))
         digest, token.text = token.digest, tokens.make(tokens.ACCESS_PREFIX)
         token.digest = tokens.digest(token.text)
-        try:
-            db.session.flush()  # before the old digest is stored again: it is unique
-        except so.exc.StaleDataError:  # ended meanwhile by `flask tokens revoke --all`
-            db.session.rollback()
-            return None
         previous = AccessToken._keep(token, digest, overlap_seconds) if overlap_seconds else None
         so.attributes.set_committed_value(token, "previous", previous)
         return token
