@@ -146,7 +146,8 @@ def try_all(
 ) -> None:
     if stage != "slow" and pending:
         worker.check()
-    killers = Killers(changes, results)
+    earlier = earlier_results()
+    killers = Killers(changes, earlier)
     for batch in batches(pending, TOGETHER if stage == "quick" else 1):
         began = time.monotonic()
         if stage == "slow":
@@ -158,6 +159,8 @@ def try_all(
             tests = killers.sorted(worker.baseline, change)
             if stage == "near":
                 tests = nearest(tests, worker.baseline)
+            if stage == "near" and earlier.get(change.key, {}).get("outcome") == "survived":
+                tests = []  # it takes all quick tests to notice it, if any does
             outcomes = {change: worker.try_quick(change, tests)}
         took = round((time.monotonic() - began) / len(batch), 1)
         for change, (outcome, test) in outcomes.items():
@@ -197,15 +200,15 @@ class Killers:
     Each counts for its module as well: where one test has noticed a change, others may.
     """
 
-    def __init__(self, changes: list[Change], results: "Results") -> None:
+    def __init__(self, changes: list[Change], earlier: dict[str, dict[str, Any]]) -> None:
+        self._of_change = {key: result["test"] for key, result in earlier.items()}
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for function, tests in report.killers().items():
             for number, test in enumerate(tests):
                 self._add(function, test, len(tests) - number)
-        done = results.read()
         for change in changes:
-            if change.key in done:
-                self.add(change, done[change.key]["test"])
+            if change.key in earlier:
+                self.add(change, self._of_change[change.key])
 
     def add(self, change: Change, test: str) -> None:
         if test:
@@ -219,13 +222,14 @@ class Killers:
     def sorted(self, baseline: Baseline, change: Change) -> list[str]:
         """Return the tests of a change in the order in which they are worth asking.
 
-        First those that have noticed others nearby. Then those of modules that have, and that are
-        about the file, a few of each test function at first. Those on PostgreSQL last: the
-        database is made anew for them.
+        First the one that has noticed it at another commit, then those that have noticed others
+        nearby. Then those of modules that have, and that are about the file, a few of each test
+        function at first. Those on PostgreSQL last: the database is made anew for them.
         """
         of_function = self._counts[f"{change.path} {change.function}"]
         of_file = self._counts[change.path]
         weights = baseline.weights(change.path)
+        noticed_by = self._of_change.get(change.key)
         tests = sorted(baseline.reaching(change), key=lambda test: -weights[test])
         turns = Counter[str]()
         rank = {}
@@ -235,6 +239,7 @@ class Killers:
         return sorted(
             tests,
             key=lambda test: (
+                test != noticed_by,
                 "[postgresql" in test,
                 -of_function[test],
                 -of_file[test],
@@ -265,6 +270,14 @@ class Results:
     def add(self, key: str, **result: Any) -> None:
         with self._path.open("a") as file:  # a single write: several processes do it
             file.write(json.dumps({"key": key, **result}) + "\n")
+
+
+def earlier_results() -> dict[str, dict[str, Any]]:
+    """Return the last result of each change, at this commit or at others."""
+    results: dict[str, dict[str, Any]] = {}
+    for file in sorted(STATE.glob("*/changes.jsonl"), key=lambda file: file.stat().st_mtime):
+        results |= Results(file).read()
+    return results
 
 
 # -- Promises --------------------------------------------------------------------------

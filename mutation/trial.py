@@ -91,7 +91,7 @@ class Copy:
                 command, cwd=self.path, stdout=log, stderr=log, env=environment, process_group=0
             )
             status = wait(process.pid, SLOW_SECONDS)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S*)", self.log.read_text(), re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (tests/\S+)", self.log.read_text(), re.MULTILINE)
         return status, failed[1] if failed else ""
 
 
