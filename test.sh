@@ -3,7 +3,8 @@
 #
 #     ./test.sh               the quick tests, on SQLite
 #     ./test.sh --all         all tests, with coverage; on PostgreSQL too, if
-#                             TEST_DATABASE_URL names a database
+#                             TEST_DATABASE_URL names a database; arguments after
+#                             it are for the slow tests, which are the second half
 #     ./test.sh ARGUMENTS...  pytest with these arguments
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -17,8 +18,10 @@ if [ $# -eq 0 ]; then
     exec "${quick[@]}"
 elif [ "$1" = --all ]; then
     shift
-    "${quick[@]}" --cov --cov-report=
-    exec python -m pytest -m slow --cov --cov-append \
-        --cov-report=term-missing:skip-covered "$@"
+    status=0
+    "${quick[@]}" --cov --cov-report= || status=$?
+    python -m pytest -m slow --cov --cov-append \
+        --cov-report=term-missing:skip-covered "$@" || status=$?
+    exit $status
 fi
 exec python -m pytest "$@"

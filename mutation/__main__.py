@@ -29,7 +29,11 @@ from mutation.trial import Baseline, Copy, Worker
 
 STATE = ROOT / ".mutation"
 # What a result depends on, in Git; and whether PostgreSQL is there.
-INPUTS = ("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlite_driver.py")
+INPUTS = (
+    *("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlite_driver.py"),
+    *("server.py", "pyproject.toml", "requirements-dev.txt"),
+    *(f"mutation/{name}.py" for name in ("__main__", "changes", "swap", "trial", "warm")),
+)
 
 # The tests that are asked: the quick ones that are most about the file, all quick ones (of several
 # changes at once), the slow ones that are named for the change.
@@ -65,8 +69,8 @@ def main() -> None:
     command(**arguments)
 
 
-def state() -> Path:
-    """Return the folder for results of the last commit.
+def state() -> tuple[Path, str]:
+    """Return the folder for results of the last commit, and its name.
 
     Raises:
         SystemExit: what is changed or runs has changes that are not committed.
@@ -77,7 +81,7 @@ def state() -> Path:
     versions.append(str("TEST_DATABASE_URL" in os.environ))
     folder = STATE / hashlib.sha256(" ".join(versions).encode()).hexdigest()[:12]
     folder.mkdir(exist_ok=True)
-    return folder
+    return folder, git("rev-parse", "--short", "HEAD").strip()
 
 
 def git(*arguments: str) -> str:
@@ -91,10 +95,10 @@ def git(*arguments: str) -> str:
 def run_changes(
     *, sample: int | None, seed: int, only: str, stages: Sequence[str], processes: int
 ) -> None:
-    folder = state()
+    folder, commit = state()
     results = Results(folder / "changes.jsonl")
     every = [change for path in SCOPE for change in changes_of(path)]
-    explained = report.explained(every)
+    equivalent = report.equivalent(every)
     slow_tests = report.slow_tests(every)
     changes = [change for change in every if only in change.key]
     random.Random(seed).shuffle(changes)
@@ -102,23 +106,31 @@ def run_changes(
     copies = [Copy(STATE / f"copy{number}") for number in range(processes)]
     baseline = Baseline.of(copies[0], folder / "baseline.json")
     baseline.preload()
+    earlier = earlier_results()
+    # It takes all quick tests to notice them, if any does.
+    too_far = equivalent | slow_tests.keys() | survivors_of(earlier)
     for stage in stages:
         done = results.read()
         pending = [
             change
             for change in changes
-            if change.key not in explained
-            and is_due(stage, done.get(change.key))
-            and (stage != "slow" or change.key in slow_tests)
+            if is_due(stage, done.get(change.key), slow_tests.get(change.key))
         ]
+        if stage == "near":
+            for change in pending:
+                if change.key in too_far:
+                    results.add(change.key, outcome="survived", test="", stage=stage, seconds=0)
+            pending = [change for change in pending if change.key not in too_far]
         print(f"{stage} tests: {len(pending)} of {len(changes)} changes", flush=True)
         children = []
-        for number, copy in enumerate(copies):
+        workers = copies[:1] if stage == "slow" else copies  # those measure
+        for number, copy in enumerate(workers):
             if pid := os.fork():
                 children.append(pid)
                 continue
             worker = Worker(copy, baseline, slow_tests)
-            try_all(pending[number::processes], stage, worker, results, changes)
+            killers = Killers(changes, earlier | results.read())
+            try_all(pending[number :: len(workers)], stage, worker, results, killers)
             os._exit(0)
         ended = [os.waitpid(pid, 0)[1] for pid in children]
         if any(ended):
@@ -128,26 +140,26 @@ def run_changes(
     if is_whole:
         report.write_killers(changes, found)
     is_done = is_whole and set(stages) == set(STAGES)
-    report.write_changes(changes, found, explained, to_page=is_done)
+    report.write_changes(changes, found, equivalent, commit if is_done else None)
 
 
-def is_due(stage: str, result: dict[str, Any] | None) -> bool:
+def is_due(stage: str, result: dict[str, Any] | None, slow_test: str | None) -> bool:
+    """Return whether a change is to be tried; `slow_test` is the one named for it."""
     if result is None or result["outcome"] == "broken":
         return stage == "near"
-    return ("survived", before(stage)) == (result["outcome"], result["stage"])
-
-
-def before(stage: str) -> str | None:
-    return None if stage == STAGES[0] else STAGES[STAGES.index(stage) - 1]
+    if result["outcome"] != "survived":
+        return False
+    if stage == "slow":
+        # Again where another test is named now.
+        return result["stage"] != "near" and slow_test not in {None, result["test"]}
+    return (stage, result["stage"]) == ("quick", "near")
 
 
 def try_all(
-    pending: list[Change], stage: str, worker: Worker, results: "Results", changes: list[Change]
+    pending: list[Change], stage: str, worker: Worker, results: "Results", killers: "Killers"
 ) -> None:
     if stage != "slow" and pending:
         worker.check()
-    earlier = earlier_results()
-    killers = Killers(changes, earlier)
     for batch in batches(pending, TOGETHER if stage == "quick" else 1):
         began = time.monotonic()
         if stage == "slow":
@@ -159,14 +171,12 @@ def try_all(
             tests = killers.sorted(worker.baseline, change)
             if stage == "near":
                 tests = nearest(tests, worker.baseline)
-            if stage == "near" and earlier.get(change.key, {}).get("outcome") == "survived":
-                tests = []  # it takes all quick tests to notice it, if any does
             outcomes = {change: worker.try_quick(change, tests)}
         took = round((time.monotonic() - began) / len(batch), 1)
         for change, (outcome, test) in outcomes.items():
             killers.add(change, test)
             results.add(change.key, outcome=outcome, test=test, stage=stage, seconds=took)
-            if outcome != "killed":
+            if outcome != "killed" and stage != "near":
                 print(f"{outcome}: {change.key}", flush=True)
 
 
@@ -200,14 +210,16 @@ class Killers:
     Each counts for its module as well: where one test has noticed a change, others may.
     """
 
-    def __init__(self, changes: list[Change], earlier: dict[str, dict[str, Any]]) -> None:
-        self._of_change = {key: result["test"] for key, result in earlier.items()}
+    def __init__(self, changes: list[Change], results: dict[str, dict[str, Any]]) -> None:
+        self._of_change = {
+            key: result["test"] for key, result in results.items() if result["outcome"] == "killed"
+        }
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for function, tests in report.killers().items():
             for number, test in enumerate(tests):
                 self._add(function, test, len(tests) - number)
         for change in changes:
-            if change.key in earlier:
+            if change.key in self._of_change:
                 self.add(change, self._of_change[change.key])
 
     def add(self, change: Change, test: str) -> None:
@@ -273,18 +285,23 @@ class Results:
 
 
 def earlier_results() -> dict[str, dict[str, Any]]:
-    """Return the last result of each change, at this commit or at others."""
+    """Return the last result of each change by its key, at whichever commit."""
     results: dict[str, dict[str, Any]] = {}
     for file in sorted(STATE.glob("*/changes.jsonl"), key=lambda file: file.stat().st_mtime):
         results |= Results(file).read()
     return results
 
 
+def survivors_of(results: dict[str, dict[str, Any]]) -> set[str]:
+    return {key for key, result in results.items() if result["outcome"] == "survived"}
+
+
 # -- Promises --------------------------------------------------------------------------
 
 
 def run_promises() -> None:
-    results = Results(state() / "promises.jsonl")
+    folder, commit = state()
+    results = Results(folder / "promises.jsonl")
     done = results.read()
     copy = Copy(STATE / "promises")
     passing: set[tuple[str, ...]] = set()
@@ -296,13 +313,13 @@ def run_promises() -> None:
             passing.add(change.tests)
             file = copy.path / change.path
             source = file.read_text()
-            file.write_text(change.source)
+            file.write_text(change.applied_to(source))
             status, test = copy.run_command(["-x", *change.tests])
             file.write_text(source)
-            outcome = {0: "survived", 1: "killed"}.get(-1 if status is None else status, "broken")
+            outcome = {0: "survived", 1: "killed", None: "timeout"}.get(status, "broken")
         results.add(change.key, outcome=outcome, test=test)
         print(f"{outcome}: {change.key}", flush=True)
-    report.write_promises(results.read())
+    report.write_promises(results.read(), commit)
 
 
 if __name__ == "__main__":

@@ -266,7 +266,7 @@ def without_narrowing(node: cst.CSTNode) -> Iterable[cst.CSTNode]:
         yield called.value
 
 
-# A caller that asks whether it is true takes one for the other.
+# Callers ask only whether it is true, so that one is equivalent to the other.
 FALSE = m.Name("None") | m.Name("False")
 
 

@@ -1,7 +1,6 @@
 """The tables of docs/mutation.md, and what is written down about changes."""
 
 import json
-import subprocess
 import tomllib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ KILLERS = Path(__file__).with_name("killers.json")
 # -- Small changes ---------------------------------------------------------------------
 
 
-def explained(changes: list[Change]) -> set[str]:
+def equivalent(changes: list[Change]) -> set[str]:
     """Return the keys of the changes that no test can notice."""
     return set(_survivors("equivalent", changes))
 
@@ -64,24 +63,28 @@ def write_killers(changes: list[Change], results: dict[str, dict[str, Any]]) -> 
 def write_changes(
     changes: list[Change],
     results: dict[str, dict[str, Any]],
-    explained: set[str],
-    *,
-    to_page: bool,
+    equivalent: set[str],
+    commit: str | None,
 ) -> None:
-    """Print what nobody has explained, and the table; write it to the page if all was tried."""
+    """Print the table, and before it what is to be looked at.
+
+    Write it to the page if all was tried: then there is a `commit`.
+    """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for change in changes:
         result = results.get(change.key, {"outcome": "not tried", "stage": ""})
         kind = result["outcome"]
-        if change.key in explained:
-            kind = "explained"
-        elif kind == "killed":
+        if change.key in equivalent and kind == "killed":
+            print(f"{result['test']} notices, so that it is not equivalent: {change.key}")
+        if kind == "killed":
             kind = "slow" if result["stage"] == "slow" else "quick"
+        elif kind == "survived" and change.key in equivalent:
+            kind = "equivalent"
+        else:
+            print(f"{kind}: {change.key}")
         counts[change.path][kind] += 1
         counts["all"][kind] += 1
-        if kind in {"survived", "broken", "not tried"}:
-            print(f"{kind}: {change.key}")
-    kinds = ("quick", "slow", "timeout", "explained", "survived")
+    kinds = ("quick", "slow", "timeout", "equivalent", "survived")
     names = ("quick tests", "slow tests", "endless", "equivalent", "unexplained")
     rows = [["file", "changes", *names]]
     for path in (*SCOPE, "all"):
@@ -90,8 +93,8 @@ def write_changes(
             rows.append([path, str(found.total()), *(str(found[kind]) for kind in kinds)])
     table = as_table(rows)
     print(table)
-    if to_page and not counts["all"]["not tried"] + counts["all"]["broken"]:
-        replace_in_page("changes", table)
+    if commit and not counts["all"]["not tried"] + counts["all"]["broken"]:
+        replace_in_page("changes", table, commit)
 
 
 # -- Promises --------------------------------------------------------------------------
@@ -109,19 +112,18 @@ class PromisedChange:
 
     @property
     def key(self) -> str:
-        return f"{self.row}\n- {self.old.strip()}\n+ {self.new.strip()}"
+        change = f"{self.row}\n{self.path}\n- {self.old.strip()}\n+ {self.new.strip()}"
+        return "\n".join([change, *self.tests])
 
-    @property
-    def source(self) -> str:
-        """The text of the changed file.
+    def applied_to(self, source: str) -> str:
+        """Return the source with the change.
 
         Raises:
-            ValueError: the file has the old text not exactly once.
+            ValueError: it has the old text not exactly once.
         """
-        text = (ROOT / self.path).read_text()
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.path} has it {text.count(self.old)} times: {self.old}")
-        return text.replace(self.old, self.new)
+        if source.count(self.old) != 1:
+            raise ValueError(f"{self.path} has it {source.count(self.old)} times: {self.old}")
+        return source.replace(self.old, self.new)
 
 
 def promised_changes() -> list[PromisedChange]:
@@ -132,7 +134,7 @@ def promised_changes() -> list[PromisedChange]:
     ]
 
 
-def write_promises(results: dict[str, dict[str, Any]]) -> None:
+def write_promises(results: dict[str, dict[str, Any]], commit: str) -> None:
     rows = [["promise", "changes", "noticed by"]]
     by_row: defaultdict[str, list[PromisedChange]] = defaultdict(list)
     for change in promised_changes():
@@ -143,7 +145,7 @@ def write_promises(results: dict[str, dict[str, Any]]) -> None:
         tests = sorted({test.partition("[")[0].rpartition("::")[2] for test in killed})
         noticed = "" if len(killed) == len(changes) else f"{len(killed)} of "
         rows.append([f"{row} …", f"{noticed}{len(changes)}", ", ".join(f"`{t}`" for t in tests)])
-    replace_in_page("promises", as_table(rows))
+    replace_in_page("promises", as_table(rows), commit)
 
 
 # -- The page --------------------------------------------------------------------------
@@ -155,16 +157,9 @@ def as_table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def replace_in_page(name: str, table: str) -> None:
+def replace_in_page(name: str, table: str, commit: str) -> None:
     """Put a table between its two comments in the page."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    line = f"At {commit.stdout.strip()}, {datetime.now(UTC):%Y-%m-%d}:"
+    line = f"At {commit}, {datetime.now(UTC):%Y-%m-%d}:"
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, _, rest = PAGE.read_text().partition(start)
     _, _, after = rest.partition(end)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -258,20 +259,19 @@ class Worker:
         self._sources = {path: (copy.path / path).read_text() for path in SCOPE}
         self._socket: socket.socket | None = None  # of the process that waits
         self._unreliable: set[str] = set()
-        self._reliable: set[str] = set()
+        self._reliable: set[tuple[str, bool]] = set()  # also whether in a new process
 
     def try_quick(self, change: Change, tests: list[str]) -> tuple[str, str]:
         """Return the outcome (`killed`, `survived`, `timeout`, `broken`), and the test.
 
-        Killed is a change with which a test fails that passes without it, each time alone.
+        Killed is a change with which a test fails twice that passes without it, alone.
         """
         tests = [test for test in tests if test not in self._unreliable]
         while tests:
             outcome, test = self._run(change, tests)
             if outcome != "killed" or not test:
                 return outcome, test
-            is_alone = test == tests[0]
-            if self._is_reliable(test) and (is_alone or self._run(change, [test])[0] == "killed"):
+            if self._is_reliable(test, change) and self._run(change, [test])[0] == "killed":
                 return "killed", test
             tests = tests[tests.index(test) + 1 :]
         return "survived", ""
@@ -319,15 +319,17 @@ class Worker:
         return outcomes
 
     def try_slow(self, change: Change) -> tuple[str, str]:
-        """Return the same of the slow test that is named for the change."""
-        file = self.copy.path / change.path
-        file.write_text(change.source)
-        status, test = self.copy.run_command(["-x", self._slow_tests[change.key]])
-        if status == 1:
-            file.write_text(self._sources[change.path])
-            if self.copy.run_command([test])[0]:  # by itself, without the change
-                status = FAILED
-        file.write_text(self._sources[change.path])
+        """Like `try_quick`, with the slow test that survivors.toml names."""
+        test, original = self._slow_tests[change.key], self._sources[change.path]
+
+        def run(source: str) -> int | None:
+            (self.copy.path / change.path).write_text(source)
+            return self.copy.run_command([test])[0]
+
+        status = run(change.source)
+        if status == 1 and (run(change.source), run(original)) != (1, 0):
+            status = FAILED
+        (self.copy.path / change.path).write_text(original)
         return {0: "survived", 1: "killed", None: "timeout"}.get(status, "broken"), test
 
     def check(self) -> None:
@@ -339,26 +341,31 @@ class Worker:
         path = "app/security/tokens.py"
         source = self._sources[path]
         tests = [test for test in self.baseline.seconds if "test_tokens.py" in test][:3]
-        as_it_is = Change(path, "", "", "", 1, 1, 1, source + "\n")
+        longer = source + "\n"
         broken = source.replace("def digest(text: str) -> bytes:", "def digest() -> bytes:")
         broken = broken.replace("def seal(text: str) -> bytes:", "def seal() -> bytes:")
         outcomes = [
             self._run(Change(path, "", "", "", 1, 1, 1, text), tests, at_import=at_import)[0]
-            for text in (as_it_is.source, broken)
-            for at_import in (False, True)
+            for text, at_import in (
+                (source, False),
+                (longer, True),
+                (broken, False),
+                (broken, True),
+            )
         ]
         if outcomes != ["survived", "survived", "killed", "killed"]:
             sys.exit(f"the trials are wrong: {outcomes}; see {self.copy.log}")
 
-    def _is_reliable(self, test: str) -> bool:
-        """Return whether a test passes alone, without a change."""
-        if test not in self._reliable:
+    def _is_reliable(self, test: str, change: Change) -> bool:
+        """Return whether a test passes alone without the change, in a process of the same kind."""
+        at_import = self.baseline.is_at_import(change)
+        if (test, at_import) not in self._reliable:
             path = SCOPE[0]
             same = Change(path, "", "", "", 1, 1, 1, self._sources[path])
-            if self._run(same, [test], at_import=False)[0] != "survived":
+            if self._run(same, [test], at_import=at_import)[0] != "survived":
                 self._unreliable.add(test)
                 return False
-            self._reliable.add(test)
+            self._reliable.add((test, at_import))
         return True
 
     def _run(
@@ -389,7 +396,12 @@ class Worker:
             some = [change for change in changes if change.path == path]
             (self.copy.path / path).write_text(together(self._sources[path], some))
         limit = self._limit(tests) + 60
-        status = wait(self.copy.fork(lambda: self._run_anew(tests, stop=stop)), limit)
+
+        def run() -> int:
+            signal.alarm(int(limit) + 60)  # if this process has been stopped by then
+            return self._run_anew(tests, stop=stop)
+
+        status = wait(self.copy.fork(run), limit)
         for path in paths:
             (self.copy.path / path).write_text(self._sources[path])
         return status

@@ -98,7 +98,7 @@ def empty_database(request, tmp_path_factory):
 
 @contextmanager
 def postgresql_database():
-    """The URL of a new database: the locks of two in different schemas of one would meet."""
+    """The URL of a new database. A schema is not enough: advisory locks belong to a database."""
     name = f"test_{os.getpid()}_{secrets.token_hex(4)}"
     engine = sa.create_engine(database_uri(TEST_DATABASE_URL), isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:

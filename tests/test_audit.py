@@ -70,7 +70,7 @@ def test_whatever_makes_rotates_or_ends_a_token_is_a_line(client, alice, events,
         ("token_rotated", alice, "127.0.0.1"),
         *[("token_revoked", alice, "127.0.0.1")] * 4,
     ]
-    assert not {*phones, made["token"], text} & set(str(events()).split('"'))
+    assert not any(secret in str(events()) for secret in (*phones, made["token"], text))
 
 
 def test_a_line_has_a_time_and_the_id_of_the_response(client, alice, events):

@@ -266,7 +266,7 @@ def test_latin_1_may_be_behind_several_spaces(client, register):
 
 
 @pytest.mark.parametrize("password", ["\ud800", "größer\udfff", "a\0b"])
-def test_a_password_that_no_text_can_be_is_a_wrong_one(client, alice, password):
+def test_a_password_with_a_surrogate_or_nul_is_a_wrong_one(client, alice, password):
     body = {"username": "alice", "password": password}
     assert client.post("/api/tokens", json=body).status_code == 401
 

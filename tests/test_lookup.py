@@ -16,6 +16,7 @@ from app.auth.credential import find_credential
 from app.extensions import engine_options
 from app.models import User
 from app.models.lookup import Lookup, put_into_session
+from app.models.total import Total
 from tests.helpers import bearer
 
 
@@ -154,6 +155,22 @@ def test_a_user_that_the_session_has_already_is_not_replaced(view, token):
     assert response.json == {"about_me": "not committed"}
 
 
+def test_a_look_up_asks_each_database_in_its_own_sql(app, config_class, tmp_path):
+    lookup = Lookup(sa.select(Total).where(Total.name == sa.bindparam("wanted")))
+    on_sqlite = {"SQLALCHEMY_DATABASE_URI": f"sqlite:///{tmp_path}/other.db"}
+    other = create_app(type("Other", (config_class,), on_sqlite))
+    with other.app_context():
+        db.create_all()
+        db.session.add(Total(name="other", value=7))
+        db.session.commit()
+    for one, name in ((app, "user"), (other, "other"), (app, "user")):
+        with one.app_context():
+            (found,) = lookup.find(wanted=name)
+            assert found["name"] == name
+    with other.app_context():
+        db.engine.dispose()
+
+
 def test_an_object_of_a_subclass_is_one_of_that_class(app):
     class Base(so.DeclarativeBase):
         pass
@@ -169,12 +186,14 @@ def test_an_object_of_a_subclass_is_one_of_that_class(app):
 
     with app.app_context():
         Base.metadata.create_all(db.engine)
-        db.session.add(Dog(id=7))
-        db.session.commit()
-        db.session.expunge_all()
-        assert type(put_into_session(Animal, {"id": 7, "kind": "dog"})) is Dog
-        db.session.rollback()
-        Base.metadata.drop_all(db.engine)
+        try:
+            db.session.add(Dog(id=7))
+            db.session.commit()
+            db.session.expunge_all()
+            assert type(put_into_session(Animal, {"id": 7, "kind": "dog"})) is Dog
+        finally:
+            db.session.rollback()
+            Base.metadata.drop_all(db.engine)
 
 
 def test_writes_of_a_safe_method_are_one_transaction(app, view, token):

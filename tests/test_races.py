@@ -7,8 +7,11 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.models import KnownSource, User
+from app.models import KnownSource, User, locks
+from app.models.errors import OutdatedError
 from tests.helpers import PASSWORD, at_once, basic, bearer
+
+LOCK_OF_MIGRATIONS = 0x6D626C  # in migrations/env.py, which cannot be imported
 
 
 @contextmanager
@@ -71,6 +74,26 @@ def replace_token():
     user = alice_of_session()
     user.revoke_token()
     return user.get_token()
+
+
+def test_a_log_out_in_code_does_not_hide_that_the_password_has_changed(app, alice):
+    with app.app_context():
+        user = alice_of_session()
+        db.session.commit()
+        with meanwhile(app, lambda: alice_of_session().set_password("battery staple")):
+            pass
+        user.revoke_token()
+        with pytest.raises(OutdatedError):
+            user.log_in(3600)
+
+
+def test_no_user_has_the_lock_of_the_migrations(app):
+    if app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
+        pytest.skip("SQLite has one lock")
+    with app.app_context():
+        db.session.execute(sa.text(f"SELECT pg_advisory_xact_lock({LOCK_OF_MIGRATIONS})"))
+        with meanwhile(app, lambda: locks.write_as(LOCK_OF_MIGRATIONS)) as done:
+            assert done == [None]
 
 
 def test_a_locked_user_gets_rows_in_other_tables_meanwhile(app, alice):
