@@ -153,19 +153,11 @@ def select_once(
                 return read(_execute(driver, sql, parameters))
             except error_class as error:
                 is_outdated = isinstance(error, _OUTDATED_PLAN)
-                is_gone = is_outdated or engine.dialect.is_disconnect(error, driver, None)
-                if is_gone:
-                    connection.invalidate()
+                if is_outdated:
+                    connection.invalidate()  # the pool replaces those that were ended
                 # Not where `answer_seconds` are over: that has closed the connection.
                 if not (may_repeat and (is_outdated or getattr(driver, "broken", False))):
-                    raise sa.exc.DBAPIError.instance(
-                        sql,
-                        None,
-                        error,
-                        error_class,
-                        connection_invalidated=is_gone,
-                        dialect=engine.dialect,
-                    ) from error
+                    raise sa.exc.DBAPIError.instance(sql, None, error, error_class) from error
         may_repeat = False
 
 
