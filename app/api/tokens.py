@@ -79,7 +79,7 @@ def _given_device() -> str | None:
         return None
     if not isinstance(body, dict) or "device" not in body:
         return None
-    device: str = parser.parse(NewLogIn(only=["device"]), request, location="json")["device"]
+    device: str = parser.parse(NewLogIn(only=["device"]))["device"]
     return device
 
 
@@ -199,7 +199,7 @@ def introspect_token(fields: dict[str, str]) -> Any:
 @bp.post("/tokens/revoke")
 @public
 @bp.input(GivenToken, location="form", arg_name="fields")
-@bp.output({}, 200)
+@bp.output({})
 def revoke_given_token(fields: dict[str, str]) -> Any:
     """Revoke a token (RFC 7009); whoever has it may."""
     credential = find_credential(fields["token"])
