@@ -1,13 +1,15 @@
 """Rate limits for wrong passwords, which must not lock out the owner or other users."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
 import argon2
@@ -577,6 +579,76 @@ def test_counting_in_redis_resumes_when_redis_answers_again(app, config_class, r
     assert guesses(10) == {401: 5, 429: 5}
     with app.app_context():
         db.engine.dispose()
+
+
+class FakeRedis:
+    """Answers every command with the same bytes, or not at all.
+
+    Attributes:
+        received: the bytes of each connection.
+    """
+
+    def __init__(self, answer=b""):
+        self.answer = answer
+        self.received = []
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self.server.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with suppress(OSError):  # closed
+            while True:
+                connection, _ = self.server.accept()
+                self.received.append(b"")
+                arguments = connection, len(self.received) - 1
+                threading.Thread(target=self._serve, args=arguments, daemon=True).start()
+
+    def _serve(self, connection, number):
+        with suppress(OSError), connection:
+            while data := connection.recv(4096):
+                self.received[number] += data
+                # A command is an array of strings, and begins with its length.
+                connection.sendall(self.answer * len(re.findall(rb"\*\d+\r\n", data)))
+
+
+@pytest.fixture
+def fake_redis(monkeypatch):
+    """Return a function that starts a `FakeRedis`; a time limit is 0.2 s then."""
+    monkeypatch.setattr(rate_limits, "REDIS_TIMEOUT_SECONDS", 0.2)
+    with ExitStack() as started:
+
+        def start(answer=b""):
+            fake = FakeRedis(answer)
+            started.enter_context(fake.server)
+            return fake
+
+        yield start
+
+
+@pytest.mark.parametrize("url", ["redis://{}", "redis+sentinel://{}/service"])
+def test_a_redis_that_does_not_answer_is_waited_for_once(fake_redis, url):
+    fake = fake_redis()
+    counters = rate_limits.Counters(url.format(fake.address))
+    began = time.monotonic()
+    assert counters.is_shared() is False
+    assert time.monotonic() - began < 1
+    assert len(fake.received) == 1
+    assert counters.is_shared() is False
+    assert len(fake.received) == 1  # not asked again for some seconds
+
+
+def test_each_sentinel_is_asked_for_the_primary(fake_redis):
+    fakes = [fake_redis(b"*0\r\n") for _ in range(2)]  # they know of none
+    addresses = ",".join(fake.address for fake in fakes)
+    assert rate_limits.Counters(f"redis+sentinel://{addresses}/service").is_shared() is False
+    for fake in fakes:
+        assert b"SENTINEL\r\n$7\r\nMASTERS" in b"".join(fake.received)
+
+
+def test_keys_in_redis_have_a_prefix_of_their_own(fake_redis):
+    fake = fake_redis(b"$-1\r\n")  # nil
+    assert rate_limits.Counters(f"redis://{fake.address}").is_shared() is True
+    assert b"microblog:health" in b"".join(fake.received)
 
 
 def test_a_redis_at_a_socket_of_unix_may_be_away(client_of, alice):
