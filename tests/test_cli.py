@@ -200,17 +200,35 @@ def test_one_access_token_is_revoked_by_its_name(flask, client, alice, bob, toke
     assert flask("tokens", "revoke", "alice") == "2 tokens ended\n"
 
 
-def test_tokens_that_expired_long_ago_are_deleted_in_batches(flask, alice, monkeypatch):
+def test_tokens_are_listed_in_the_order_in_which_they_were_made(flask, client, alice):
+    names = ["first", "second", "third"]
+    lifetimes = ["31000000", "30999000", "30998000"]
+    texts = [
+        flask("tokens", "create", "alice", name, "--scope", "read", "--expires-in", seconds).strip()
+        for name, seconds in zip(names, lifetimes, strict=True)
+    ]
+    client.get("/api/users/me", headers=bearer(texts[0]))  # PostgreSQL writes its row elsewhere
+    with time_machine.travel(datetime.now(UTC) + timedelta(days=357)):  # they expire soon
+        for command in (("tokens", "list", "alice"), ("tokens", "doctor")):
+            assert [line.split("\t")[1] for line in flask(*command).splitlines()] == names
+
+
+def test_tokens_that_expired_long_ago_are_deleted_in_batches(
+    flask, client, alice, monkeypatch, statements
+):
     monkeypatch.setattr("app.models.stored_token.PRUNE_BATCH", 2)
     now = datetime.now(UTC)
-    for number in range(5):
-        flask("tokens", "create", "alice", f"old {number}", "--scope", "read", "--expires-in", "60")
+    short = ("--scope", "read", "--expires-in", "60")
+    first, *_ = [flask("tokens", "create", "alice", f"old {n}", *short).strip() for n in range(5)]
+    client.get("/api/users/me", headers=bearer(first))  # PostgreSQL writes its row elsewhere
     flask("tokens", "create", "alice", "live", "--scope", "read", "--expires-in", "31000000")
     with time_machine.travel(now + timedelta(days=29)):
         assert flask("tokens", "prune") == "0 tokens deleted\n"
     with time_machine.travel(now + timedelta(days=31)):
         assert flask("tokens", "prune", "--days", "40") == "0 tokens deleted\n"
+        statements.clear()
         assert flask("tokens", "prune") == "5 tokens deleted\n"
+        assert sum(one.startswith("DELETE FROM access_token") for one in statements) == 3
     assert len(flask("tokens", "list", "alice").splitlines()) == 1
 
 

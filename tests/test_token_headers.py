@@ -193,6 +193,20 @@ def test_a_setting_that_is_lowered_limits_existing_tokens_too(app, make, get):
     assert get(text).headers["RateLimit-Policy"] == '"default";q=50;w=60'
 
 
+def test_a_setting_that_is_lowered_does_not_replace_the_limit_of_a_token(
+    app, make, get, monkeypatch
+):
+    text = make(limit="3 per hour")["token"]
+    app.config["ACCESS_TOKEN_LIMIT"] = "2 per minute"
+    assert [get(text).status_code for _ in range(3)] == [200, 200, 429]
+    now = rate_limits.monotonic_now()
+    monkeypatch.setattr(rate_limits, "monotonic_now", lambda: now + 61)
+    last, refused = get(text), get(text)
+    assert (last.status_code, refused.status_code) == (200, 429)
+    assert last.headers["RateLimit-Policy"] == '"default";q=3;w=3600'
+    assert int(refused.headers["Retry-After"]) > 3500
+
+
 @pytest.mark.parametrize(
     ("limit", "is_allowed"),
     [

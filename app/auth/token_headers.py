@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from flask import Response, after_this_request, current_app
 
-from app.security.rate_limits import Limit, is_within
+from app.security.rate_limits import Limit, charge_all, is_within
 
 EXPIRY_ANNOUNCED = timedelta(days=7)  # before it
 
@@ -26,20 +26,25 @@ def announce_expiry(seconds: int | None) -> None:
 def charge_request(token_id: int, rate: str) -> None:
     """Count a request against the limit of its access token, and let the response say so.
 
+    Against `ACCESS_TOKEN_LIMIT`, too, if that was lowered since the token was made. The
+    response is about the one of which less remains.
+
     Args:
         token_id: of the token, whichever of its texts was presented.
-        rate: its limit; `ACCESS_TOKEN_LIMIT` counts instead if that was lowered since.
+        rate: its limit.
 
     Raises:
         LimitReachedError: the limit was reached before.
     """
     most = current_app.config["ACCESS_TOKEN_LIMIT"]
-    allowed = rate if is_within(rate, most) else most
-    limit = Limit("access token", allowed, token_id, counts="requests with this token")
+    limits = [
+        Limit("access token", each, token_id, counts="requests with this token")
+        for each in ([rate] if is_within(rate, most) else [rate, most])
+    ]
     try:
-        limit.charge()
+        charge_all(limits)
     finally:
-        window = limit.window()
+        window = min((limit.window() for limit in limits), key=lambda one: one.remaining)
         _add(
             {
                 "RateLimit-Policy": f'"default";q={window.amount};w={window.seconds}',
