@@ -43,6 +43,7 @@ def assert_no_secret_in(log):
     assert not re.search(r"mb[lad]_[0-9A-Za-z]{20}", log), "a token is in the log"
     for password in passwords_seen | {PASSWORD}:
         assert password not in log, "a password is in the log"
+    assert "$argon2" not in log, "a hash is in the log"
 
 
 class Answer(NamedTuple):

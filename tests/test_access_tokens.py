@@ -14,7 +14,7 @@ import time_machine
 
 from app import create_app, db
 from app.auth import any_auth
-from app.models import AccessToken
+from app.models import AccessToken, User
 from app.security import tokens
 from tests.helpers import PASSWORD, Server, at_once, basic, bearer
 from tests.routes import PASSWORD_ONLY, PUBLIC, ROUTES
@@ -168,17 +168,25 @@ def test_concurrent_requests_cannot_exceed_the_limit_of_access_tokens(app, clien
 
 def test_creating_an_access_token_deletes_those_that_expired_30_days_ago(app, client, bob, make):
     make(name="old", expires_in=60)
+    make(name="long", expires_in=60 * 24 * 3600)
     body = {"name": "Bob's", "scope": "read", "expires_in": 60}
     assert client.post("/api/access-tokens", json=body, headers=basic("bob")).status_code == 201
     with time_machine.travel(datetime.now(UTC) + timedelta(days=29)):
         make(name="newer")
         with app.app_context():
-            assert db.session.scalar(sa.select(sa.func.count(AccessToken.id))) == 3
+            assert db.session.scalar(sa.select(sa.func.count(AccessToken.id))) == 4
     with time_machine.travel(datetime.now(UTC) + timedelta(days=31)):
         make(name="newest")
         with app.app_context():
             names = db.session.scalars(sa.select(AccessToken.name))
-            assert set(names) == {"Bob's", "newer", "newest"}
+            assert set(names) == {"Bob's", "long", "newer", "newest"}
+
+
+def test_the_user_with_the_id_0_is_not_everybody(app, make):
+    make()
+    with app.app_context():
+        assert (AccessToken.revoke_all(0), User.revoke_tokens(0)) == (0, 0)
+        assert AccessToken.revoke_all() == 1
 
 
 def test_concurrent_requests_create_only_one_access_token_of_a_name(app, alice):

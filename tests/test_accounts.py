@@ -47,8 +47,25 @@ def test_a_new_password_ends_every_token_and_opens_the_account(
     assert new != token
 
 
-def test_a_wrong_current_password_is_403_and_changes_nothing(client, change_password, alice, token):
-    response = change_password(alice, bearer(token), current="not the password")
+def test_a_new_password_is_not_the_own_name_where_the_address_is_another(change_password, register):
+    id = register("carol", email="someone@example.com")
+    refused = change_password(id, basic("carol"), new="carol1234")
+    assert refused.json["errors"]["new_password"]
+    assert refused.status_code == 400
+
+
+def test_the_same_password_again_ends_every_token_too(client, change_password, alice, token):
+    assert change_password(alice, basic("alice"), new=PASSWORD).status_code == 204
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+    assert client.get("/api/users/me", headers=basic("alice")).status_code == 200
+
+
+@pytest.mark.parametrize("way", ["Bearer", "password"])
+def test_a_wrong_current_password_is_403_and_changes_nothing(
+    client, change_password, alice, token, way
+):
+    headers = {"Bearer": bearer(token), "password": basic("alice")}[way]
+    response = change_password(alice, headers, current="not the password")
     assert response.status_code == 403
     assert response.json == {"error": "Forbidden", "message": "the current password is wrong"}
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
@@ -85,6 +102,7 @@ def test_a_user_can_change_only_their_own_password(client, change_password, alic
         ({"current_password": PASSWORD, "new_password": "short"}, "new_password"),
         ({"current_password": PASSWORD, "new_password": "password1"}, "new_password"),
         ({"current_password": PASSWORD, "new_password": "alice@example.com"}, "new_password"),
+        ({"current_password": PASSWORD, "new_password": "alice1234"}, "new_password"),
     ],
 )
 def test_an_invalid_body_is_refused_before_the_password_is_checked(

@@ -192,6 +192,18 @@ def test_an_administrator_deactivates_and_activates_a_user(
     assert all(line["by"] is None for line in events() if line["event"] == "log_in")
 
 
+def test_an_administrator_changes_nobody_on_the_routes_of_users(client, alice, root, admin):
+    for method, path, body in (
+        ("PUT", f"/api/users/{alice}", {"about_me": "x"}),
+        ("PUT", f"/api/users/{alice}/password", {"current_password": "x", "new_password": "y"}),
+        ("DELETE", f"/api/users/{alice}", None),
+    ):
+        assert client.open(path, method=method, json=body, headers=admin).status_code == 403
+    for id in (alice, root):
+        answer = client.get(f"/api/users/{id}", headers=admin).json
+        assert answer["about_me"] is None
+
+
 def test_administrators_cannot_deactivate_themselves_here(client, root, admin):
     refused = client.put(f"/api/admin/users/{root}/deactivation", headers=admin)
     assert refused.status_code == 400

@@ -188,16 +188,16 @@ def test_access_tokens_are_listed_without_their_text(app, flask, client, alice):
 def test_one_access_token_is_revoked_by_its_name(flask, client, alice, bob, token):
     texts = {
         name: flask("tokens", "create", "alice", name, "--scope", "read").strip()
-        for name in ("phone", "laptop")
+        for name in ("phone", "laptop", "phone 2")
     }
     of_bob = flask("tokens", "create", "bob", "phone", "--scope", "read").strip()
     assert flask("tokens", "revoke", "alice", "--name", "phone") == "1 token ended\n"
     assert client.get("/api/users/me", headers=bearer(texts["phone"])).status_code == 401
-    for text in (texts["laptop"], token, of_bob):
+    for text in (texts["laptop"], texts["phone 2"], token, of_bob):
         assert client.get("/api/users/me", headers=bearer(text)).status_code == 200
     output = flask("tokens", "revoke", "alice", "--name", "fone", fails=True)
     assert output == "Error: the user has no access token with the name 'fone'\n"
-    assert flask("tokens", "revoke", "alice") == "2 tokens ended\n"
+    assert flask("tokens", "revoke", "alice") == "3 tokens ended\n"
 
 
 def test_tokens_are_listed_in_the_order_in_which_they_were_made(flask, client, alice):

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import sqlalchemy as sa
 import time_machine
 
 from app import db
@@ -85,6 +86,9 @@ def test_a_log_in_without_a_name_or_password_never_matches_a_user(app, client, b
     ("login", "password"),
     [
         ("alice", "not my password"),
+        ("alice", f" {PASSWORD}"),
+        ("alice", f"{PASSWORD} "),
+        ("alice", PASSWORD.title()),
         ("nobody", PASSWORD),
         ("a@b.example", PASSWORD),
         ("alice", "x" * 2000),
@@ -256,6 +260,22 @@ def test_a_password_works_in_utf_8_and_in_latin_1(client, register, encoding, pa
     assert client.post("/api/tokens", headers=headers).status_code == 200
     wrong = encoded("alice", password + "ß", encoding)
     assert client.post("/api/tokens", headers=wrong).status_code == 401
+
+
+@pytest.mark.parametrize("name", ["a" * 32, "0123456789abcdef" * 2])
+def test_a_name_in_the_shape_of_a_token_of_the_tutorial_is_a_name(client, register, name):
+    register(name)
+    assert client.get("/api/users/me", headers=basic(name)).json["username"] == name
+
+
+def test_an_address_is_that_of_its_owner_though_another_user_has_it_as_a_name(
+    app, client, alice, bob
+):
+    with app.app_context():  # as it may have been moved in
+        named = sa.update(User).where(User.id == bob).values(username="alice@example.com")
+        db.session.execute(named)
+        db.session.commit()
+    assert client.get("/api/users/me", headers=basic("alice@example.com")).json["id"] == alice
 
 
 def test_latin_1_may_be_behind_several_spaces(client, register):

@@ -37,6 +37,16 @@ def introspect(client, service):
     return introspect
 
 
+def test_a_token_that_cannot_be_looked_up_is_not_said_to_be_inactive(
+    introspect, phone, monkeypatch
+):
+    def fail(_text):
+        raise sa.exc.OperationalError("SELECT", None, Exception("the connection is lost"))
+
+    monkeypatch.setattr("app.api.tokens.find_credential", fail)
+    assert introspect(phone["token"]).status_code == 503
+
+
 def test_introspecting_an_access_token_returns_its_scopes_name_and_user(introspect, phone, alice):
     response = introspect(phone["token"])
     assert response.status_code == 200

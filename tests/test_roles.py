@@ -230,6 +230,14 @@ def test_roles_that_are_granted_at_once_are_all_kept(app, client, alice, token, 
 # -- The commands ------------------------------------------------------------------------
 
 
+def test_a_role_whose_name_begins_the_same_stays(alice, roles, app):
+    for role in ("support", "support-lead"):
+        roles("grant", "alice", role)
+    roles("revoke", "alice", "support")
+    listed = app.test_cli_runner().invoke(args=["users", "list"]).output
+    assert listed.endswith("\tsupport-lead\n")
+
+
 def test_a_role_is_granted_listed_and_revoked(alice, roles, app, events):
     assert roles("grant", "alice@example.com", "admin") == "alice has the role admin\n"
     assert roles("grant", "alice", "admin") == "alice has the role admin already\n"

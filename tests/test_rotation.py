@@ -98,6 +98,16 @@ def test_both_texts_work_until_the_overlap_ends(client, made, rotate, shown):
         assert shown()["previous_expires_in"] is None
 
 
+def test_the_old_text_has_the_scopes_and_the_limit_of_the_token(client, alice):
+    body = {"name": "reader", "scope": "read", "limit": "5 per hour"}
+    made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
+    path = f"/api/access-tokens/{made['id']}/rotation"
+    assert client.post(path, json={"overlap_seconds": DAY}, headers=basic("alice")).json
+    answer = client.get("/api/tokens", headers=bearer(made["token"]))
+    assert answer.json["scope"] == "read"
+    assert answer.headers["RateLimit-Policy"] == '"default";q=5;w=3600'
+
+
 def test_the_old_text_expires_with_the_token_if_that_is_sooner(client, alice, log_in):
     headers = basic("alice")
     body = {"name": "short", "scope": "read", "expires_in": 60}

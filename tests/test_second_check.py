@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from app import db
 from app.auth import http_auth
-from app.models import AccessToken, KnownSource, User, deactivate, grant_role
+from app.models import AccessToken, KnownSource, Session, User, deactivate, grant_role
 from app.security import passwords
 from tests.helpers import PASSWORD, at_once, basic, bearer
 from tests.routes import PASSWORD_ONLY, ROUTES
@@ -123,9 +123,10 @@ def things(
     made["access"] = client.post("/api/access-tokens", json=body, headers=headers).json
     body = {"device": "phone"}
     of_device = client.post("/api/tokens", json=body, headers=headers).json["token"]
+    client.post("/api/tokens", json={"device": "laptop"}, headers=headers)
     texts = {"login": made["login"], "device": of_device, "access": made["access"]["token"]}
     made["texts"] = texts
-    made["device"] = client.get("/api/sessions", headers=headers).json["items"][-1]
+    made["device"] = client.get("/api/sessions", headers=headers).json["items"][-2]
     client.post("/api/posts", json={"body": "Hello"}, headers=headers)  # microblog
     client.put(f"/api/users/me/following/{bob}", headers=headers)  # microblog
 
@@ -218,6 +219,43 @@ def test_a_request_changes_nothing_if_its_token_is_ended_before_the_write(
     else:
         assert (response.status_code, response.json) == (401, {"error": "Unauthorized"})
         assert 'error="invalid_token"' in response.headers["WWW-Authenticate"]
+
+
+def test_a_device_that_was_ended_writes_nothing_though_another_one_is_live(
+    client, things, meanwhile, after_the_first_check
+):
+    made, path = things
+    after_the_first_check(lambda: meanwhile(lambda user: Session.end(user, made["device"]["id"])))
+    headers = bearer(made["texts"]["device"])
+    answer = client.put(path("/api/users/1"), json={"about_me": "evil"}, headers=headers)
+    assert answer.status_code == 401
+
+
+def test_a_log_in_that_began_before_all_others_are_ended_is_ended(
+    client, alice, meanwhile, after_the_first_check
+):
+    answer = client.post("/api/tokens", json={"device": "phone"}, headers=basic("alice"))
+    shared = []
+    after_the_first_check(lambda: meanwhile(lambda user: shared.append(user.get_token())))
+    headers = bearer(answer.json["token"])
+    assert client.delete("/api/sessions", headers=headers).status_code == 204
+    assert client.get("/api/users/me", headers=bearer(shared[0])).status_code == 401
+
+
+@pytest.mark.parametrize(("method", "template"), WRITES)
+def test_no_event_is_recorded_of_what_was_not_committed(
+    client, things, body_of, events, monkeypatch, method, template
+):
+    def fail():
+        raise sa.exc.OperationalError("COMMIT", None, Exception("the connection is lost"))
+
+    made, path = things
+    is_open = (method, template) not in PASSWORD_ONLY
+    headers = bearer(made["texts"]["login"]) if is_open else basic("alice")
+    target, body, before = path(template), body_of(method, template), len(events())
+    monkeypatch.setattr(db.session, "commit", fail)
+    assert client.open(target, method=method, json=body, headers=headers).status_code == 503
+    assert events()[before:] == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -100,8 +100,8 @@ def test_the_token_of_a_device_is_renewed_for_30_days_after_its_log_in(client, l
     for hours in range(0, 30 * 24, 12):
         with later(hours=hours):
             log_in_at("phone")  # of which this one has nothing
-            answer = client.put("/api/tokens", headers=bearer(phone))
-            assert (answer.status_code, answer.json["token"]) == (200, phone)
+            with client.put("/api/tokens", headers=bearer(phone)) as answer:  # its use is noted
+                assert (answer.status_code, answer.json["token"]) == (200, phone)
     with later(days=30, minutes=-1):
         assert works(phone)
     with later(days=30, seconds=1):
@@ -290,6 +290,22 @@ def test_a_client_at_a_socket_has_no_address(client, alice, sessions, device):
     assert sessions(answer.json["token"])[0]["address"] is None
 
 
+def test_the_shared_one_shows_the_last_log_in(client, alice, sessions):
+    for address, agent in (("192.0.2.1", "curl/8"), ("192.0.2.2", "wget/1")):
+        environ = {"REMOTE_ADDR": address, "HTTP_USER_AGENT": agent}
+        answer = client.post("/api/tokens", headers=basic("alice"), environ_overrides=environ)
+        shown = sessions(answer.json["token"])[0]
+        assert (shown["address"], shown["user_agent"]) == (address, agent)
+
+
+@pytest.mark.parametrize("device", [None, "phone"])
+def test_no_header_changes_the_address_of_a_log_in(client, alice, sessions, device):
+    headers = {"X-Forwarded-For": "192.0.2.9", "Forwarded": "for=192.0.2.9"}
+    body = {"username": "alice", "password": PASSWORD} | ({"device": device} if device else {})
+    answer = client.post("/api/tokens", json=body, headers=headers)
+    assert sessions(answer.json["token"])[0]["address"] == "127.0.0.1"
+
+
 def test_a_body_that_is_too_large_is_no_log_in(client, alice):
     body = b'{"device": "' + b"x" * 2_000_000 + b'"}'
     answer = client.post(
@@ -464,6 +480,8 @@ def test_commands_know_the_log_ins(app, client, alice, log_in_at, token, works):
 # -- A fresh log in ----------------------------------------------------------------------
 
 NEEDS_FRESH = [
+    ("PUT", "/api/users/{id}", {"username": "Alice"}),
+    ("PUT", "/api/users/{id}", {"email": "Alice@example.com"}),
     ("PUT", "/api/users/{id}", {"username": "alicia"}),
     ("PUT", "/api/users/{id}", {"email": "alicia@example.com"}),
     ("POST", "/api/access-tokens", {"name": "backup", "scope": "read"}),
@@ -480,6 +498,8 @@ def test_what_changes_the_account_takes_a_fresh_log_in(
     text = log_in_at("phone") if kind == "device" else token
     client.put("/api/tokens", headers=bearer(text))
     with later(seconds=3601):
+        with client.get("/api/users/me", headers=bearer(text)):  # which notes its use
+            pass
         answer = client.open(path.format(id=alice), method=method, json=body, headers=bearer(text))
         assert (answer.status_code, answer.json) == (401, {"error": "Unauthorized"})
         assert answer.headers["WWW-Authenticate"] == FRESH

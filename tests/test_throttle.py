@@ -136,6 +136,7 @@ def test_a_clock_that_is_set_does_not_restore_a_budget(guess, alice):
     [
         ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
         ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("2a02:1:2:3::1", "2a02:1:2:3::2", True),  # public
         ("::ffff:192.0.2.1", "192.0.2.1", True),
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
         ("192.0.2.1:443", "192.0.2.1:50000", True),
@@ -292,6 +293,22 @@ def test_a_flood_of_keys_that_live_is_not_walked_over_with_each_new_one(app, mon
     assert (len(walks), sum(walks)) == (10_000, 4)  # at 1024, 2048, 4096 and 8192
 
 
+def test_a_flood_of_keys_does_not_end_the_windows_of_others(app):
+    storage = rate_limits.ProcessStorage()
+    storage.incr("of the account that is attacked", 3600, amount=100)
+    for number in range(50_000):
+        storage.incr(str(number), 3600)
+    assert storage.get("of the account that is attacked") == 100
+
+
+def test_the_keys_of_counters_do_not_say_who_is_counted(app, guess):
+    guess("typed into the wrong field", "198.51.100.9")
+    keys = str(app.extensions["rate_limits"]._own.storage._windows)  # noqa: SLF001  as above
+    assert "log in per source" in keys
+    assert "typed" not in keys
+    assert "198.51.100" not in keys
+
+
 def test_concurrent_threads_lose_no_count_at_the_start_of_a_window(app):
     storage = rate_limits.ProcessStorage()
     for round_ in range(50):
@@ -432,6 +449,26 @@ def test_a_source_is_known_for_30_days(guess, alice, days, status):
     for number in range(100):
         guess("alice", stranger(number % 40))
     assert guess("alice", password=PASSWORD).status_code == status
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/api/tokens"), ("GET", "/api/users/me")])
+def test_the_network_is_known_from_which_a_right_password_came(client, guess, alice, method, path):
+    environ = {"REMOTE_ADDR": "2a02:1:2:3::1"}
+    right = client.open(path, method=method, headers=basic("alice"), environ_base=environ)
+    assert right.status_code == 200
+    for number in range(100):
+        guess("alice", stranger(number % 40))
+    assert guess("alice", stranger(41), PASSWORD).status_code == 429
+    assert guess("alice", "2a02:1:2:3::2", PASSWORD).status_code == 200
+
+
+def test_a_wrong_password_is_recorded_also_where_its_answer_is_429(guess, alice, events):
+    guess("alice", password=PASSWORD)
+    for _ in range(20):
+        guess("nobody")
+    before = len(events())
+    assert guess("alice").status_code == 429
+    assert [line["event"] for line in events()[before:]] == ["log_in_failed"]
 
 
 def test_a_log_in_renews_its_own_source_and_no_other(app, guess, alice, bob):
@@ -635,6 +672,13 @@ def test_a_redis_that_does_not_answer_is_waited_for_once(fake_redis, url):
     assert len(fake.received) == 1
     assert counters.is_shared() is False
     assert len(fake.received) == 1  # not asked again for some seconds
+
+
+def test_a_warning_about_redis_does_not_have_its_password(fake_redis, caplog):
+    fake = fake_redis()
+    assert rate_limits.Counters(f"redis://:very-secret@{fake.address}").is_shared() is False
+    assert "Redis does not answer" in caplog.text
+    assert "very-secret" not in caplog.text
 
 
 def test_each_sentinel_is_asked_for_the_primary(fake_redis):

@@ -301,13 +301,16 @@ def test_a_checksum_is_the_crc_32_in_base_62():
         assert number == zlib.crc32(text[:-6].encode())
 
 
-def test_tokens_are_drawn_from_62_characters_by_the_operating_system(monkeypatch):
-    texts = [tokens.make() for _ in range(200)]
+@pytest.mark.parametrize(
+    "prefix", [tokens.LOGIN_PREFIX, tokens.DEVICE_PREFIX, tokens.ACCESS_PREFIX]
+)
+def test_tokens_are_drawn_from_62_characters_by_the_operating_system(monkeypatch, prefix):
+    texts = [tokens.make(prefix) for _ in range(200)]
     assert len({character for text in texts for character in text[4:34]}) == 62
     drawn = []
     choice = secrets.choice
     monkeypatch.setattr(secrets, "choice", lambda chars: drawn.append(choice(chars)) or drawn[-1])
-    assert tokens.make()[4:34] == "".join(drawn)
+    assert tokens.make(prefix)[4:34] == "".join(drawn)
 
 
 def test_the_value_of_the_token_column_is_not_accepted_as_a_token(app, client, token):

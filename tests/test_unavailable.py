@@ -173,6 +173,9 @@ def test_a_locked_sqlite_file_fails_writes_with_503_and_allows_reads(
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert_unavailable(impatient_client.post("/api/tokens", headers=basic("alice")))
+        # Else the leaked token would be taken for a revoked one.
+        revoked = impatient_client.post("/api/tokens/revoke", data={"token": token})
+        assert_unavailable(revoked)
         # Reads are not blocked.
         headers = bearer(token)
         assert impatient_client.get("/api/users/me", headers=headers).status_code == 200
