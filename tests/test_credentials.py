@@ -6,6 +6,7 @@ import statistics
 import time
 from datetime import UTC, datetime, timedelta
 
+import argon2
 import pytest
 import sqlalchemy as sa
 import time_machine
@@ -207,6 +208,19 @@ def test_a_refused_log_in_takes_the_same_statements_for_every_user(client, regis
         assert_refused(client.post("/api/tokens", headers=basic(name, "not my password")), BASIC)
         seen[name] = list(statements)
     assert seen["alice"] == seen["nobody"]
+
+
+def test_an_unknown_user_costs_a_hash_with_the_parameters_that_are_set(app, client, monkeypatch):
+    app.config.update(ARGON2_MEMORY_KIB=16, ARGON2_TIME_COST=2)
+    hashes, verify = [], argon2.PasswordHasher.verify
+
+    def record(hasher, password_hash, password):
+        hashes.append(argon2.extract_parameters(password_hash))
+        return verify(hasher, password_hash, password)
+
+    monkeypatch.setattr(argon2.PasswordHasher, "verify", record)
+    assert client.post("/api/tokens", headers=basic("nobody")).status_code == 401
+    assert [(one.memory_cost, one.time_cost) for one in hashes] == [(16, 2)]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.models import KnownSource, User, locks
+from app.models import AccessToken, KnownSource, User, locks
 from app.models.errors import OutdatedError
 from tests.helpers import PASSWORD, at_once, basic, bearer
 
@@ -85,6 +85,21 @@ def test_a_log_out_in_code_does_not_hide_that_the_password_has_changed(app, alic
         user.revoke_token()
         with pytest.raises(OutdatedError):
             user.log_in(3600)
+
+
+def test_no_access_token_is_made_after_a_new_password_that_it_has_waited_for(app, alice):
+    def make():
+        with pytest.raises(OutdatedError):
+            AccessToken.create(alice_of_session(), "script", "read", 3600, most=5)
+        return "refused"
+
+    with app.app_context():
+        alice_of_session().set_password("battery staple")
+        db.session.flush()
+        with meanwhile(app, make) as made:
+            assert made == []
+            db.session.commit()
+        assert made == ["refused"]
 
 
 def test_no_user_has_the_lock_of_the_migrations(app):

@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.models import AccessToken
+from app.models import AccessToken, access_token
 from app.security import tokens
 from tests.conftest import is_full_scan
 from tests.helpers import at_once, basic, bearer, later
@@ -296,6 +296,24 @@ def test_a_text_that_a_rotation_has_ended_revokes_nothing(app, client, made, rot
     monkeypatch.setattr(AccessToken, "revoke_text", rotate_first)
     client.post("/api/tokens/revoke", data={"token": made["token"]})
     assert [me(client, text) for text in (made["token"], *new)] == [401, 200]
+
+
+def test_a_text_that_is_rotated_while_its_revocation_waits_revokes_nothing(
+    client, made, rotate, monkeypatch
+):
+    wait, new = access_token.wait_for_writers, []
+
+    def rotate_first(user_id):
+        if not new:
+            new.append(None)
+            thread = threading.Thread(target=lambda: new.append(rotate().json["token"]))
+            thread.start()
+            thread.join(20)
+        wait(user_id)
+
+    monkeypatch.setattr(access_token, "wait_for_writers", rotate_first)
+    client.post("/api/tokens/revoke", data={"token": made["token"]})
+    assert [me(client, text) for text in (made["token"], new[1])] == [401, 200]
 
 
 def test_an_old_text_revokes_nothing_once_its_overlap_is_over(client, made, rotate):

@@ -471,20 +471,30 @@ def while_it_is_written(monkeypatch):
     return while_it_is_written
 
 
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [("tokens", "revoke", "--all")],
+        [("users", "deactivate", "alice"), ("users", "activate", "alice")],
+    ],
+)
 def test_no_token_that_was_being_made_outlives_the_revocation_of_all(
-    app, client, alice, token, while_it_is_written
+    app, client, alice, token, while_it_is_written, commands
 ):
-    def revoke():
-        result = app.test_cli_runner().invoke(args=["tokens", "revoke", "--all"])
+    def run(command):
+        result = app.test_cli_runner().invoke(args=command)
         assert result.exit_code == 0, result.output
 
     device = client.post("/api/tokens", json={"device": "x"}, headers=basic("alice")).json["token"]
     client.delete("/api/tokens", headers=bearer(token))  # no row of a user is changed
     body = {"name": "script", "scope": "read"}
     made = while_it_is_written(
-        revoke, lambda: client.post("/api/access-tokens", json=body, headers=bearer(device))
+        lambda: run(commands[0]),
+        lambda: client.post("/api/access-tokens", json=body, headers=bearer(device)),
     )
     assert made.status_code == 201
+    for command in commands[1:]:
+        run(command)
     assert client.get("/api/users/me", headers=bearer(made.json["token"])).status_code == 401
 
 
