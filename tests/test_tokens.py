@@ -321,6 +321,21 @@ def test_the_value_of_the_token_column_is_not_accepted_as_a_token(app, client, t
         assert client.get("/api/users/me", environ_overrides=environ).status_code == 401
 
 
+def test_a_token_that_another_release_has_sealed_opens(app, client, alice):
+    """Else an upgrade would end all log ins."""
+    app.config["SECRET_KEY"] = "a key"
+    sealed = bytes.fromhex(
+        "50cb55ea42250488e8c54a27bae40fb16efda2d48eaead12"
+        "1504a46a6fd370a8225953d78c210153fc99371d1c294a81"
+    )
+    change_alice(app, token_expiration=datetime.now(UTC) + timedelta(hours=1))
+    with app.app_context():
+        db.session.execute(sa.text('UPDATE "user" SET token = :token'), {"token": sealed})
+        db.session.commit()
+    headers = bearer("0123456789abcdef0123456789abcdef")
+    assert client.get("/api/users/me", headers=headers).status_code == 200
+
+
 def test_tokens_survive_a_key_rotation(app, client, token, log_in):
     old_key = app.config["SECRET_KEY"]
     app.config.update(SECRET_KEY="another key", SECRET_KEY_FALLBACKS=["an older key", old_key])
