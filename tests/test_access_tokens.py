@@ -182,6 +182,16 @@ def test_creating_an_access_token_deletes_those_that_expired_30_days_ago(app, cl
             assert set(names) == {"Bob's", "long", "newer", "newest"}
 
 
+def test_few_tokens_are_deleted_with_each_that_is_made(app, make):
+    for number in range(12):
+        make(name=f"old {number}", expires_in=60)
+    for days, left in ((31, 3), (32, 1 + 1)):  # those that are left, and those that are made
+        with time_machine.travel(datetime.now(UTC) + timedelta(days=days)):
+            make(name=f"new {days}")
+            with app.app_context():
+                assert db.session.scalar(sa.select(sa.func.count(AccessToken.id))) == left
+
+
 def test_the_user_with_the_id_0_is_not_everybody(app, make):
     make()
     with app.app_context():

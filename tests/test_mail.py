@@ -139,6 +139,7 @@ def test_a_new_access_token_is_told_with_its_name_and_scope(client, verified, ma
     assert mail["Subject"] == TOKEN_TOLD
     assert "“backup <b>”" in text_of(mail)
     assert "scope is read," in text_of(mail)
+    assert "from the address 127.0.0.1" in text_of(mail).replace("\n", " ")
     assert "backup &lt;b&gt;" in text_of(mail, "html")
 
 
@@ -149,7 +150,10 @@ def test_a_token_that_the_operator_has_made_is_told(app, alice, mailbox):
     assert subjects(mailbox.send()) == [TOKEN_TOLD]
 
 
-def test_the_first_log_in_from_an_unknown_source_is_told_and_no_other(client, alice, mailbox):
+def test_the_first_log_in_from_an_unknown_source_is_told_and_no_other(
+    client, alice, bob, log_in, mailbox
+):
+    log_in("bob")  # whose sources are not Alice's
     mailbox.send()
 
     def log_in(address):

@@ -9,6 +9,7 @@ import time_machine
 
 from app import db
 from app.models import ReservedName, User
+from app.models.errors import AlreadyTakenError
 from app.models.reserved_name import MOST_NAMES
 from tests.helpers import PASSWORD, at_once, basic, json_of
 
@@ -138,6 +139,15 @@ def test_a_refused_change_reserves_nothing(app, rename):
     rename("bob", "robert")
     assert rename("alice", "bob").status_code == 400
     assert reserved(app) == ["bob"]
+
+
+def test_nothing_of_a_user_with_a_reserved_name_is_stored_later(app, rename):
+    rename("alice", "liddell")
+    with app.app_context():
+        with pytest.raises(AlreadyTakenError):
+            User.register(username="alice", email="carol@example.com", password=PASSWORD)
+        db.session.commit()
+        assert set(db.session.scalars(sa.select(User.username))) == {"liddell", "bob"}
 
 
 @pytest.mark.parametrize("how", ["registers", "renames"])

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
+import time_machine
 
 from app import db
 from app.auth.credential import current_credential, find_credential
@@ -108,6 +109,21 @@ def test_the_token_of_a_device_is_renewed_for_30_days_after_its_log_in(client, l
         assert not works(phone)
 
 
+def test_in_the_last_half_second_of_a_token_0_seconds_are_left(client, alice, log_in_at, sessions):
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        shared = client.post("/api/tokens", headers=basic("alice")).json["token"]
+        body = {"name": "script", "scope": "read", "expires_in": 3600}
+        made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
+        phone = log_in_at("phone")
+        clock.shift(3599.6)
+        for text in (shared, made["token"], phone):
+            answer = client.get("/api/tokens", headers=bearer(text))
+            assert answer.json["expires_in"] == 0
+        assert [one["expires_in"] for one in sessions(shared)] == [0, 0]
+        listed = client.get("/api/access-tokens", headers=bearer(shared)).json["items"]
+        assert [one["expires_in"] for one in listed] == [0]
+
+
 def test_an_expired_token_of_a_device_is_told_from_an_unknown_one(client, log_in_at):
     phone = log_in_at("phone")
     with later(hours=2):
@@ -182,6 +198,11 @@ def test_with_a_header_a_body_without_a_device_is_ignored(client, alice, token, 
         "/api/tokens", data=data, content_type="application/json", headers=basic("alice")
     )
     assert (answer.status_code, answer.json["token"]) == (200, token)
+
+
+def test_with_a_header_only_the_device_of_a_body_counts(client, alice):
+    body = {"device": "phone", "username": 5, "password": None}
+    assert client.post("/api/tokens", json=body, headers=basic("alice")).status_code == 200
 
 
 def test_a_user_agent_that_no_database_can_store_is_stored_without_it(log_in_at, sessions):
@@ -288,6 +309,14 @@ def test_a_client_at_a_socket_has_no_address(client, alice, sessions, device):
     body = {"username": "alice", "password": PASSWORD} | ({"device": device} if device else {})
     answer = client.post("/api/tokens", json=body, environ_overrides={"REMOTE_ADDR": ""})
     assert sessions(answer.json["token"])[0]["address"] is None
+
+
+@pytest.mark.parametrize("device", [None, "phone"])
+def test_64_characters_of_an_address_are_shown(client, alice, sessions, device):
+    body = {"username": "alice", "password": PASSWORD} | ({"device": device} if device else {})
+    environ = {"REMOTE_ADDR": "fe80::1%" + "x" * 60}  # with the name of an interface
+    answer = client.post("/api/tokens", json=body, environ_overrides=environ)
+    assert sessions(answer.json["token"])[0]["address"] == environ["REMOTE_ADDR"][:64]
 
 
 def test_the_shared_one_shows_the_last_log_in(client, alice, sessions):

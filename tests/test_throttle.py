@@ -483,8 +483,9 @@ def test_a_log_in_renews_its_own_source_and_no_other(app, guess, alice, bob):
         assert [(row.user_id, row.source) for row in rows] == [(alice, HOME)]
 
 
-def test_a_new_password_makes_every_other_source_unknown(client, guess, alice):
+def test_a_new_password_makes_every_other_source_unknown(client, guess, alice, bob):
     """An attacker who had the old password may have logged in from anywhere."""
+    guess("bob", stranger(1), PASSWORD)
     guess("alice", stranger(1), PASSWORD)
     token = guess("alice", HOME, PASSWORD).json["token"]
     body = {"current_password": PASSWORD, "new_password": "battery staple"}
@@ -496,6 +497,10 @@ def test_a_new_password_makes_every_other_source_unknown(client, guess, alice):
         guess("alice", stranger(number))
     assert guess("alice", stranger(1), "battery staple").status_code == 429
     assert guess("alice", HOME, "battery staple").status_code == 200
+    for number in range(2, 102):
+        guess("bob", stranger(number))
+    assert guess("bob", stranger(102), PASSWORD).status_code == 429
+    assert guess("bob", stranger(1), PASSWORD).status_code == 200  # as before
 
 
 def test_a_known_source_is_written_once_a_day_and_deleted_after_30_days(

@@ -4,6 +4,7 @@ import base64
 import secrets
 import string
 import subprocess
+import time
 import zlib
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -379,6 +380,10 @@ def test_the_methods_of_the_tutorial_work(app):
         db.session.add(user)
         db.session.commit()
         token = user.get_token()
+        now = datetime.now(UTC)
+        assert now - timedelta(seconds=9) < user.last_seen == user.logged_in_at <= now
+        left = user.token_expiration - now
+        assert timedelta(seconds=3590) < left < timedelta(seconds=3600.5)
         db.session.commit()
         assert user.get_token(expires_in=3600) == token
         assert User.check_token(token) == user
@@ -428,6 +433,17 @@ def test_get_token_does_not_return_a_token_that_was_revoked_elsewhere(app, clien
         assert user.get_token() != token
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The machine is in another time zone."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_an_assigned_time_is_in_utc_also_without_a_zone(app, client, alice):
     with app.app_context():
         user = db.session.get(User, alice)

@@ -86,7 +86,7 @@ class Limit:
         self._name = name
         self._rate = limits.parse(rate)
         # A digest: the key may be a password that was typed into the field of the name.
-        digest = hashlib.sha256(repr(key).encode(errors="surrogatepass")).hexdigest()[:32]
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
         self._key = (name, digest)
         self._counts = counts
         self._counters: Counters = current_app.extensions["rate_limits"]
