@@ -75,8 +75,9 @@ def test_a_token_with_less_than_a_minute_left_is_replaced(app, client, token, lo
 
 
 def test_a_token_with_more_than_a_minute_left_is_kept(app, token, log_in):
-    change_alice(app, token_expiration=datetime.now(UTC) + timedelta(seconds=65))
-    assert log_in("alice") == token
+    with time_machine.travel(datetime.now(UTC), tick=False):
+        change_alice(app, token_expiration=datetime.now(UTC) + timedelta(seconds=60.5))
+        assert log_in("alice") == token
 
 
 @pytest.mark.parametrize("lifetime", [2, 60, 100])
@@ -87,6 +88,18 @@ def test_a_short_lived_token_is_handed_out_again_for_half_its_life(app, alice, l
         clock.shift(lifetime / 2 - 0.01)
         assert log_in("alice") == token
         clock.shift(0.02)
+        assert log_in("alice") != token
+
+
+def test_a_token_for_longer_than_half_of_the_longest_time_is_handed_out_for_that_half(
+    app, alice, log_in
+):
+    app.config.update(TOKEN_LIFETIME_SECONDS=3 * 24 * 3600, LOGIN_MAX_AGE_DAYS=1)
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        token = log_in("alice")
+        clock.shift(timedelta(hours=11.9))
+        assert log_in("alice") == token
+        clock.shift(timedelta(hours=0.2))
         assert log_in("alice") != token
 
 
