@@ -38,7 +38,8 @@ INPUTS = (
 # The tests that are asked: the quick ones that are most about the file, all quick ones (of several
 # changes at once), the slow ones that are named for the change.
 STAGES = ("near", "quick", "slow")
-NEAR_SECONDS = 4  # that the nearest tests take
+FEW_SECONDS = 30  # that all tests take that reach a change: then all are near
+NEAR_SECONDS = 4  # that the nearest tests take otherwise
 VARIANTS = 3  # of a test function with parameters, before other functions
 ON_POSTGRESQL = 3  # tests that are near
 TOGETHER = 40  # changes
@@ -107,8 +108,8 @@ def run_changes(
     baseline = Baseline.of(copies[0], folder / "baseline.json")
     baseline.preload()
     earlier = earlier_results()
-    # It takes all quick tests to notice them, if any does.
-    too_far = equivalent | slow_tests.keys() | survivors_of(earlier)
+    # It takes more to notice them, if anything does.
+    too_far = equivalent | slow_tests.keys()
     for stage in stages:
         done = results.read()
         pending = [
@@ -171,7 +172,8 @@ def try_all(
             tests = killers.sorted(worker.baseline, change)
             if stage == "near":
                 tests = nearest(tests, worker.baseline)
-            outcomes = {change: worker.try_quick(change, tests)}
+            noticed_by = killers.of_change.get(change.key)
+            outcomes = {change: worker.try_quick(change, tests, noticed_by)}
         took = round((time.monotonic() - began) / len(batch), 1)
         for change, (outcome, test) in outcomes.items():
             killers.add(change, test)
@@ -196,7 +198,9 @@ def batches(changes: list[Change], most: int) -> Iterator[list[Change]]:
 
 
 def nearest(tests: list[str], baseline: Baseline) -> list[str]:
-    """Return the first tests on SQLite, as many as take NEAR_SECONDS, and some on PostgreSQL."""
+    """Return tests that take few seconds: all, or the first on SQLite and some on PostgreSQL."""
+    if sum(baseline.seconds[test] for test in tests) <= FEW_SECONDS:
+        return tests
     on_postgresql = [test for test in tests if "[postgresql" in test]
     others = [test for test in tests if "[postgresql" not in test]
     seconds = accumulate(baseline.seconds[test] for test in others)
@@ -211,7 +215,7 @@ class Killers:
     """
 
     def __init__(self, changes: list[Change], results: dict[str, dict[str, Any]]) -> None:
-        self._of_change = {
+        self.of_change = {
             key: result["test"] for key, result in results.items() if result["outcome"] == "killed"
         }
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -219,8 +223,8 @@ class Killers:
             for number, test in enumerate(tests):
                 self._add(function, test, len(tests) - number)
         for change in changes:
-            if change.key in self._of_change:
-                self.add(change, self._of_change[change.key])
+            if change.key in self.of_change:
+                self.add(change, self.of_change[change.key])
 
     def add(self, change: Change, test: str) -> None:
         if test:
@@ -241,7 +245,7 @@ class Killers:
         of_function = self._counts[f"{change.path} {change.function}"]
         of_file = self._counts[change.path]
         weights = baseline.weights(change.path)
-        noticed_by = self._of_change.get(change.key)
+        noticed_by = self.of_change.get(change.key)
         tests = sorted(baseline.reaching(change), key=lambda test: -weights[test])
         turns = Counter[str]()
         rank = {}
@@ -290,10 +294,6 @@ def earlier_results() -> dict[str, dict[str, Any]]:
     for file in sorted(STATE.glob("*/changes.jsonl"), key=lambda file: file.stat().st_mtime):
         results |= Results(file).read()
     return results
-
-
-def survivors_of(results: dict[str, dict[str, Any]]) -> set[str]:
-    return {key for key, result in results.items() if result["outcome"] == "survived"}
 
 
 # -- Promises --------------------------------------------------------------------------

@@ -261,17 +261,26 @@ class Worker:
         self._unreliable: set[str] = set()
         self._reliable: set[tuple[str, bool]] = set()  # also whether in a new process
 
-    def try_quick(self, change: Change, tests: list[str]) -> tuple[str, str]:
+    def try_quick(
+        self, change: Change, tests: list[str], noticed_by: str | None = None
+    ) -> tuple[str, str]:
         """Return the outcome (`killed`, `survived`, `timeout`, `broken`), and the test.
 
         Killed is a change with which a test fails twice that passes without it, alone.
+
+        Args:
+            change: to be made.
+            tests: to be run, until one fails.
+            noticed_by: the test that has noticed the change at another commit: for it, once
+                is enough.
         """
         tests = [test for test in tests if test not in self._unreliable]
         while tests:
             outcome, test = self._run(change, tests)
             if outcome != "killed" or not test:
                 return outcome, test
-            if self._is_reliable(test, change) and self._run(change, [test])[0] == "killed":
+            is_repeated = test == noticed_by or self._run(change, [test])[0] == "killed"
+            if is_repeated and self._is_reliable(test, change):
                 return "killed", test
             tests = tests[tests.index(test) + 1 :]
         return "survived", ""
