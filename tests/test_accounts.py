@@ -272,6 +272,20 @@ def test_a_log_in_is_refused_if_the_user_is_deactivated_meanwhile(app, client, a
     assert client.post("/api/tokens", headers=basic("alice")).status_code == 401
 
 
+def test_no_token_opens_for_a_user_whom_sql_has_deactivated(app, client, alice, token):
+    """Their rows are still there."""
+    body = {"name": "script", "scope": "read"}
+    made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json["token"]
+    phone = client.post("/api/tokens", json={"device": "phone"}, headers=basic("alice"))
+    with app.app_context():
+        db.session.execute(sa.update(User).values(deactivated_at=datetime.now(UTC)))
+        db.session.commit()
+    for text in (token, made, phone.json["token"]):
+        assert client.get("/api/users/me", headers=bearer(text)).status_code == 401
+    with app.app_context():
+        assert User.check_token(token) is None
+
+
 def test_log_in_raises_for_a_deactivated_user(app, alice):
     with app.app_context():
         user = alice_of_session()

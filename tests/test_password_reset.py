@@ -232,6 +232,17 @@ def test_a_weak_password_tells_nothing_without_a_link(reset):
     assert_refused(reset("x", "short"), INVALID)
 
 
+def test_who_has_changed_the_address_can_use_a_link_to_the_new_one(
+    client, alice, mailbox, forget, reset
+):
+    body = {"email": "new@example.com"}
+    path = f"/api/users/{alice}"
+    assert client.put(path, json=body, headers=basic("alice")).status_code == 200
+    mailbox.send()
+    forget("new@example.com")
+    assert reset(mailbox.token()).status_code == 204
+
+
 def test_who_uses_a_link_has_verified_the_address(client, link_token, reset):
     assert reset(link_token).status_code == 204
     me = client.get("/api/users/me", headers=basic("alice", NEW)).json

@@ -76,6 +76,18 @@ def replace_token():
     return user.get_token()
 
 
+def test_a_new_password_in_code_ends_a_log_in_that_is_not_known_there(app, client, alice):
+    with app.app_context():
+        user = alice_of_session()
+        assert user.token is None
+        db.session.commit()
+        with meanwhile(app, lambda: alice_of_session().log_in(3600)) as tokens:
+            pass
+        user.set_password("battery staple")
+        db.session.commit()
+    assert client.get("/api/users/me", headers=bearer(tokens[0])).status_code == 401
+
+
 def test_a_log_out_in_code_does_not_hide_that_the_password_has_changed(app, alice):
     with app.app_context():
         user = alice_of_session()

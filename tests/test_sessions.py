@@ -226,16 +226,21 @@ def test_without_a_request_there_is_no_credential():
     assert current_credential() is None
 
 
+@pytest.mark.parametrize("in_code", [False, True])
 @pytest.mark.parametrize(("days", "is_shared"), [(29, True), (30, False)])
 def test_a_token_of_an_old_database_is_shared_until_30_days_after_its_log_in(
-    app, client, token, log_in, days, is_shared
+    app, client, token, log_in, days, is_shared, in_code
 ):
     with app.app_context():
         now = datetime.now(UTC)
         old = {"logged_in_at": now - timedelta(days=days), "token_created": None}
         db.session.execute(sa.update(User).values(**old, token_expiration=now + timedelta(days=1)))
         db.session.commit()
-    assert (log_in("alice") == token) == is_shared
+    if in_code:
+        with app.app_context():
+            assert (db.session.scalar(sa.select(User)).get_token() == token) == is_shared
+    else:
+        assert (log_in("alice") == token) == is_shared
 
 
 def test_a_token_whose_log_in_is_unknown_cannot_be_renewed(app, client, token):

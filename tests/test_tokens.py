@@ -350,6 +350,11 @@ def test_a_token_that_another_release_has_sealed_opens(app, client, alice):
     assert client.get("/api/users/me", headers=headers).status_code == 200
 
 
+def test_a_key_may_be_any_bytes(app, client, alice, log_in):
+    app.config["SECRET_KEY"] = b"\xff\xfe is no UTF-8".decode(errors="surrogateescape")
+    assert client.get("/api/users/me", headers=bearer(log_in("alice"))).status_code == 200
+
+
 def test_tokens_survive_a_key_rotation(app, client, token, log_in):
     old_key = app.config["SECRET_KEY"]
     app.config.update(SECRET_KEY="another key", SECRET_KEY_FALLBACKS=["an older key", old_key])
