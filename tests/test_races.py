@@ -76,16 +76,22 @@ def replace_token():
     return user.get_token()
 
 
-def test_a_new_password_in_code_ends_a_log_in_that_is_not_known_there(app, client, alice):
+@pytest.mark.parametrize("before", ["never logged in", "logged out"])
+def test_a_new_password_in_code_ends_a_log_in_that_is_not_known_there(app, client, alice, before):
     with app.app_context():
+        if before == "logged out":
+            alice_of_session().log_in(3600)
+            alice_of_session().revoke_token()
+            db.session.commit()
         user = alice_of_session()
-        assert user.token is None
-        db.session.commit()
+        assert not user.has_live_token
         with meanwhile(app, lambda: alice_of_session().log_in(3600)) as tokens:
             pass
         user.set_password("battery staple")
         db.session.commit()
     assert client.get("/api/users/me", headers=bearer(tokens[0])).status_code == 401
+    with app.app_context():
+        assert (alice_of_session().token, alice_of_session().has_live_token) == (None, False)
 
 
 def test_a_log_out_in_code_does_not_hide_that_the_password_has_changed(app, alice):
