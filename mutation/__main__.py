@@ -36,8 +36,9 @@ INPUTS = (
 )
 
 # The tests that are asked: the quick ones that are most about the file, all quick ones (of several
-# changes at once), the slow ones that are named for the change.
-STAGES = ("near", "quick", "slow")
+# changes at once), the slow ones that are named for the change. At last, all quick ones of the
+# changes that are listed as equivalent.
+STAGES = ("near", "quick", "slow", "equivalent")
 FEW_SECONDS = 30  # that all tests take that reach a change: then all are near
 NEAR_SECONDS = 4  # that the nearest tests take otherwise
 VARIANTS = 3  # of a test function with parameters, before other functions
@@ -108,20 +109,14 @@ def run_changes(
     baseline = Baseline.of(copies[0], folder / "baseline.json")
     baseline.preload()
     earlier = earlier_results()
-    # It takes more to notice them, if anything does.
-    too_far = equivalent | slow_tests.keys()
     for stage in stages:
         done = results.read()
         pending = [
             change
             for change in changes
-            if is_due(stage, done.get(change.key), slow_tests.get(change.key))
+            if (change.key in equivalent) == (stage == "equivalent")
+            and is_due(stage, done.get(change.key), slow_tests.get(change.key))
         ]
-        if stage == "near":
-            for change in pending:
-                if change.key in too_far:
-                    results.add(change.key, outcome="survived", test="", stage=stage, seconds=0)
-            pending = [change for change in pending if change.key not in too_far]
         print(f"{stage} tests: {len(pending)} of {len(changes)} changes", flush=True)
         children = []
         workers = copies[:1] if stage == "slow" else copies  # those measure
@@ -140,14 +135,14 @@ def run_changes(
     is_whole = len(changes) == len(every)
     if is_whole:
         report.write_killers(changes, found)
-    is_done = is_whole and set(stages) == set(STAGES)
+    is_done = is_whole and {"near", "quick", "slow"} <= set(stages)
     report.write_changes(changes, found, equivalent, commit if is_done else None)
 
 
 def is_due(stage: str, result: dict[str, Any] | None, slow_test: str | None) -> bool:
     """Return whether a change is to be tried; `slow_test` is the one named for it."""
     if result is None or result["outcome"] == "broken":
-        return stage == "near"
+        return stage in {"near", "equivalent"}
     if result["outcome"] != "survived":
         return False
     if stage == "slow":
@@ -161,7 +156,7 @@ def try_all(
 ) -> None:
     if stage != "slow" and pending:
         worker.check()
-    for batch in batches(pending, TOGETHER if stage == "quick" else 1):
+    for batch in batches(pending, TOGETHER if stage in {"quick", "equivalent"} else 1):
         began = time.monotonic()
         if stage == "slow":
             outcomes = {change: worker.try_slow(change) for change in batch}

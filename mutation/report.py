@@ -78,7 +78,7 @@ def write_changes(
             print(f"{result['test']} notices, so that it is not equivalent: {change.key}")
         if kind == "killed":
             kind = "slow" if result["stage"] == "slow" else "quick"
-        elif kind == "survived" and change.key in equivalent:
+        elif change.key in equivalent:
             kind = "equivalent"
         else:
             print(f"{kind}: {change.key}")
