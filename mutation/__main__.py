@@ -31,7 +31,8 @@ STATE = ROOT / ".mutation"
 # What a result depends on, in Git; and whether PostgreSQL is there.
 INPUTS = (
     *("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlite_driver.py"),
-    *("server.py", "pyproject.toml", "requirements-dev.txt"),
+    *("boot.sh", "server.py", "listener.py", "tls.py", "metrics_server.py", "microblog_api.py"),
+    *("pyproject.toml", "requirements-dev.txt"),
     *(f"mutation/{name}.py" for name in ("__main__", "changes", "swap", "trial", "warm")),
 )
 
@@ -119,7 +120,7 @@ def run_changes(
         ]
         print(f"{stage} tests: {len(pending)} of {len(changes)} changes", flush=True)
         children = []
-        workers = copies[:1] if stage == "slow" else copies  # those measure
+        workers = copies[:1] if stage == "slow" else copies  # they measure times
         for number, copy in enumerate(workers):
             if pid := os.fork():
                 children.append(pid)
@@ -171,7 +172,8 @@ def try_all(
             outcomes = {change: worker.try_quick(change, tests, noticed_by)}
         took = round((time.monotonic() - began) / len(batch), 1)
         for change, (outcome, test) in outcomes.items():
-            killers.add(change, test)
+            if outcome == "killed":
+                killers.add(change, test)
             results.add(change.key, outcome=outcome, test=test, stage=stage, seconds=took)
             if outcome != "killed" and stage != "near":
                 print(f"{outcome}: {change.key}", flush=True)

@@ -53,9 +53,9 @@ def write_killers(changes: list[Change], results: dict[str, dict[str, Any]]) -> 
     """Write them down for the next run, which asks them first."""
     found: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for change in changes:
-        test = results.get(change.key, {}).get("test")
-        if test:
-            found[f"{change.path} {change.function}"][test] += 1
+        result = results.get(change.key, {"outcome": "not tried"})
+        if result["outcome"] == "killed":
+            found[f"{change.path} {change.function}"][result["test"]] += 1
     tests = {name: [test for test, _ in counts.most_common()] for name, counts in found.items()}
     KILLERS.write_text(json.dumps(killers() | tests, indent=1, sort_keys=True) + "\n")
 

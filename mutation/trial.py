@@ -407,7 +407,7 @@ class Worker:
         limit = self._limit(tests) + 60
 
         def run() -> int:
-            signal.alarm(int(limit) + 60)  # if this process has been stopped by then
+            signal.alarm(int(limit) + 60)  # if nobody waits for it any more
             return self._run_anew(tests, stop=stop)
 
         status = wait(self.copy.fork(run), limit)

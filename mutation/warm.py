@@ -89,7 +89,7 @@ class Waiting:
             status = FAILED
             try:
                 os.setsid()
-                signal.alarm(int(trial["seconds"]) + 60)  # if this process has been stopped by then
+                signal.alarm(int(trial["seconds"]) + 60)  # if nobody waits for it any more
                 is_whole = trial["before"] == trial["after"] or swap(
                     trial["path"], trial["before"], trial["after"], self._functions
                 )

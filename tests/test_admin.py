@@ -240,8 +240,12 @@ def test_administrators_who_act_on_each_other_at_once_do_not_deadlock(
         return app.test_client().open(path, method=method, headers=headers).status_code
 
     with app.app_context():
-        sa.event.listen(db.engine, "after_cursor_execute", wait_for_the_other)
-    statuses = at_once(2, act)
+        engine = db.engine
+    sa.event.listen(engine, "after_cursor_execute", wait_for_the_other)
+    try:
+        statuses = at_once(2, act)
+    finally:
+        sa.event.remove(engine, "after_cursor_execute", wait_for_the_other)
     # Each ends the log in of the other, except by an activation, which changes nothing.
     is_activation = (method, noun) == ("DELETE", "deactivation")
     assert sorted(statuses) == ([204, 204] if is_activation else [204, 401])

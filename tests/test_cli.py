@@ -207,7 +207,8 @@ def test_tokens_are_listed_in_the_order_in_which_they_were_made(flask, client, a
         flask("tokens", "create", "alice", name, "--scope", "read", "--expires-in", seconds).strip()
         for name, seconds in zip(names, lifetimes, strict=True)
     ]
-    client.get("/api/users/me", headers=bearer(texts[0]))  # PostgreSQL writes its row elsewhere
+    # The use is noted when the response is closed; PostgreSQL writes the row elsewhere.
+    client.get("/api/users/me", headers=bearer(texts[0])).close()
     with time_machine.travel(datetime.now(UTC) + timedelta(days=357)):  # they expire soon
         for command in (("tokens", "list", "alice"), ("tokens", "doctor")):
             assert [line.split("\t")[1] for line in flask(*command).splitlines()] == names
@@ -220,7 +221,7 @@ def test_tokens_that_expired_long_ago_are_deleted_in_batches(
     now = datetime.now(UTC)
     short = ("--scope", "read", "--expires-in", "60")
     first, *_ = [flask("tokens", "create", "alice", f"old {n}", *short).strip() for n in range(5)]
-    client.get("/api/users/me", headers=bearer(first))  # PostgreSQL writes its row elsewhere
+    client.get("/api/users/me", headers=bearer(first)).close()  # as above
     flask("tokens", "create", "alice", "live", "--scope", "read", "--expires-in", "31000000")
     with time_machine.travel(now + timedelta(days=29)):
         assert flask("tokens", "prune") == "0 tokens deleted\n"

@@ -189,8 +189,9 @@ def test_introspection_of_a_limited_token_does_not_charge_it(client, make, get):
 
 def test_a_setting_that_is_lowered_limits_existing_tokens_too(app, make, get):
     text = make(limit="100 per minute")["token"]
-    app.config["ACCESS_TOKEN_LIMIT"] = "50 per minute"
-    assert get(text).headers["RateLimit-Policy"] == '"default";q=50;w=60'
+    for most, policy in (("50 per minute", "q=50;w=60"), ("100 per hour", "q=100;w=3600")):
+        app.config["ACCESS_TOKEN_LIMIT"] = most
+        assert get(text).headers["RateLimit-Policy"] == f'"default";{policy}'
 
 
 def test_a_setting_that_is_lowered_does_not_replace_the_limit_of_a_token(

@@ -441,6 +441,7 @@ def test_registrations_from_one_source_are_limited(app, client):
 
     def register(number, address="198.51.100.7", **fields):
         body = {"username": f"u{number}", "email": f"u{number}@example.com", "password": PASSWORD}
+        # A header does not make another source of it.
         environ = {"REMOTE_ADDR": address, "HTTP_X_FORWARDED_FOR": f"192.0.2.{number}"}
         return client.post("/api/users", json=body | fields, environ_base=environ)
 

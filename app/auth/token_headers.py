@@ -26,20 +26,24 @@ def announce_expiry(seconds: int | None) -> None:
 def charge_request(token_id: int, rate: str) -> None:
     """Count a request against the limit of its access token, and let the response say so.
 
-    Against `ACCESS_TOKEN_LIMIT`, too, if that was lowered since the token was made. The
-    response is about the one of which less remains.
-
     Args:
         token_id: of the token, whichever of its texts was presented.
-        rate: its limit.
+        rate: its limit; where `ACCESS_TOKEN_LIMIT` was lowered since, that counts instead, or
+            both do if neither is within the other. The response is about the one of which
+            less remains.
 
     Raises:
         LimitReachedError: the limit was reached before.
     """
     most = current_app.config["ACCESS_TOKEN_LIMIT"]
+    if is_within(rate, most):
+        rates = [rate]
+    elif is_within(most, rate):
+        rates = [most]
+    else:
+        rates = [rate, most]
     limits = [
-        Limit("access token", each, token_id, counts="requests with this token")
-        for each in ([rate] if is_within(rate, most) else [rate, most])
+        Limit("access token", each, token_id, counts="requests with this token") for each in rates
     ]
     try:
         charge_all(limits)

@@ -153,8 +153,9 @@ def select_once(
                 return read(_execute(driver, sql, parameters))
             except error_class as error:
                 is_outdated = isinstance(error, _OUTDATED_PLAN)
-                if is_outdated:
-                    connection.invalidate()  # the pool replaces those that were ended
+                if is_outdated:  # in all connections; one that was ended is replaced by the pool
+                    connection.invalidate()
+                    engine.dispose()
                 # Not where `answer_seconds` are over: that has closed the connection.
                 if not (may_repeat and (is_outdated or getattr(driver, "broken", False))):
                     raise sa.exc.DBAPIError.instance(sql, None, error, error_class) from error
