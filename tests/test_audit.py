@@ -45,6 +45,13 @@ def test_each_event_is_a_line(app, client, alice, events):
     assert fields(events()[-1]) == ("log_in_throttled", None, "127.0.0.1")
 
 
+def test_a_guess_beyond_the_limit_names_the_user(app, client, alice, events):
+    app.config["LOGIN_LIMIT_PER_SOURCE"] = "1 per hour"
+    for _ in range(2):
+        client.post("/api/tokens", headers=basic("alice", "wrong one"))
+    assert fields(events()[-1])[:2] == ("log_in_throttled", alice)
+
+
 def test_whatever_makes_rotates_or_ends_a_token_is_a_line(client, alice, events, log_in):
     headers, device = bearer(log_in("alice")), {"device": "phone"}
     phones = [

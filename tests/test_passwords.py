@@ -155,6 +155,23 @@ def test_a_common_or_personal_password_is_refused_with_the_reason(client, passwo
     assert response.json["message"].startswith("password must ")
 
 
+@pytest.mark.parametrize(
+    ("name", "password", "is_accepted"),
+    [
+        ("86420975318", "86420975318", False),
+        ("86420975318", "97531864208", True),
+        ("alice99", "alice1234", False),
+        ("alicia", "alicia12345678", True),  # as much again as a password needs
+        ("alicia", "alicia1234567", False),
+        ("alicia", "api-12345", True),  # every service is one
+    ],
+)
+def test_the_own_name_and_a_few_characters_are_refused(client, name, password, is_accepted):
+    body = {"username": name, "email": "somebody@example.com", "password": password}
+    answer = client.post("/api/users", json=body)
+    assert answer.status_code == (201 if is_accepted else 400), answer.json
+
+
 def test_without_the_blocklist_only_the_length_of_a_password_counts(app, client, register):
     app.config["PASSWORD_BLOCKLIST"] = False
     for number, password in enumerate(("password", "aaaaaaaa", "microblog", "a@example.com")):

@@ -84,7 +84,7 @@ def test_a_new_password_in_code_ends_a_log_in_that_is_not_known_there(app, clien
             alice_of_session().revoke_token()
             db.session.commit()
         user = alice_of_session()
-        assert not user.has_live_token
+        assert (user.token, user.has_live_token) == (None, False)
         with meanwhile(app, lambda: alice_of_session().log_in(3600)) as tokens:
             pass
         user.set_password("battery staple")
