@@ -179,3 +179,17 @@ def test_a_proxy_can_require_scopes_in_the_query_string(client, phone, token):
     unknown = client.get("/api/tokens?scope=admin", headers=bearer(token))
     assert unknown.status_code == 400
     assert list(unknown.json["errors"]) == ["scope"]
+
+
+def test_a_text_that_has_expired_revokes_nothing_and_is_no_event(client, alice, phone, events):
+    rotated = client.post(
+        f"/api/access-tokens/{phone['id']}/rotation",
+        json={"overlap_seconds": 60},
+        headers=basic("alice"),
+    )
+    before = len(events())
+    with time_machine.travel(datetime.now(UTC) + timedelta(seconds=61)):
+        assert client.post("/api/tokens/revoke", data={"token": phone["token"]}).status_code == 200
+        headers = bearer(rotated.json["token"])
+        assert client.get("/api/users/me", headers=headers).status_code == 200
+    assert events()[before:] == []

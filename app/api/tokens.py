@@ -203,6 +203,7 @@ def introspect_token(fields: dict[str, str]) -> Any:
 def revoke_given_token(fields: dict[str, str]) -> Any:
     """Revoke a token (RFC 7009); whoever has it may."""
     credential = find_credential(fields["token"])
-    if credential is not None:
+    expires_at = None if credential is None else credential.expires_at
+    if credential is not None and expires_at is not None and expires_at > utc_now():
         _revoke(credential, Event.TOKEN_REVOKED)
     return {}
