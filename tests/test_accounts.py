@@ -9,7 +9,7 @@ import time_machine
 from werkzeug.security import generate_password_hash
 
 from app import db
-from app.models import DeviceSession, OutdatedError, User
+from app.models import DeviceSession, OutdatedError, User, activate, deactivate
 from tests.helpers import PASSWORD, Server, basic, bearer
 
 NEW = "battery staple"
@@ -270,6 +270,15 @@ def test_a_log_in_is_refused_if_the_user_is_deactivated_meanwhile(app, client, a
 
     monkeypatch.setattr(User, "log_in", leave_in_between)
     assert client.post("/api/tokens", headers=basic("alice")).status_code == 401
+
+
+def test_an_object_shows_its_deactivation_and_activation_at_once(app, alice):
+    with app.app_context():
+        user = alice_of_session()
+        deactivate(user)
+        assert user.deactivated_at is not None
+        activate(user)
+        assert user.deactivated_at is None
 
 
 def test_no_token_opens_for_a_user_whom_sql_has_deactivated(app, client, alice, token):

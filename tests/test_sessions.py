@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import time_machine
 
 from app import db
-from app.auth.credential import current_credential, find_credential
+from app.auth.credential import Kind, current_credential, find_credential
 from app.auth.http_auth import verify_password
 from app.models import DeviceSession, User
 from app.security import tokens
@@ -103,6 +103,8 @@ def test_the_token_of_a_device_is_renewed_for_30_days_after_its_log_in(client, l
             log_in_at("phone")  # of which this one has nothing
             with client.put("/api/tokens", headers=bearer(phone)) as answer:  # its use is noted
                 assert (answer.status_code, answer.json["token"]) == (200, phone)
+                left = min(13 * 3600, (30 * 24 - hours) * 3600)
+                assert left - 60 < answer.json["expires_in"] <= left
     with later(days=30, minutes=-1):
         assert works(phone)
     with later(days=30, seconds=1):
@@ -214,6 +216,22 @@ def test_a_credential_does_not_show_its_token(app, token):
     with app.test_request_context(headers=bearer(token)):
         credential = find_credential(token)
     assert repr(credential) == f"<Credential login token of user {credential.user_id}>"
+
+
+def test_a_credential_has_kind_and_id_of_its_token(app, client, token, log_in_at, sessions):
+    body = {"name": "script", "scope": "read"}
+    made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
+    phone = log_in_at("phone")
+    id = sessions(phone)[-1]["id"]
+    expected = {
+        token: (Kind.LOGIN_TOKEN, None),
+        made["token"]: (Kind.ACCESS_TOKEN, made["id"]),
+        phone: (Kind.DEVICE_TOKEN, id),
+    }
+    with app.app_context():
+        for text, found in expected.items():
+            credential = find_credential(text)
+            assert (credential.kind, credential.token_id) == found
 
 
 def test_the_credential_of_a_password_shows_no_hash(app, alice):

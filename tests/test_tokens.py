@@ -91,6 +91,14 @@ def test_a_short_lived_token_is_handed_out_again_for_half_its_life(app, alice, l
         assert log_in("alice") != token
 
 
+def test_a_live_token_of_the_tutorial_is_not_handed_out_again(app, alice, log_in):
+    """Backups of its database have the text."""
+    text = "0123456789abcdef0123456789abcdef"
+    expiration = datetime.now(UTC) + timedelta(hours=1)
+    change_alice(app, token=text, token_expiration=expiration, token_created=None)
+    assert log_in("alice") != text
+
+
 def test_a_token_for_longer_than_half_of_the_longest_time_is_handed_out_for_that_half(
     app, alice, log_in
 ):
