@@ -2,6 +2,7 @@
 
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -92,6 +93,29 @@ def test_a_new_password_in_code_ends_a_log_in_that_is_not_known_there(app, clien
     assert client.get("/api/users/me", headers=bearer(tokens[0])).status_code == 401
     with app.app_context():
         assert (alice_of_session().token, alice_of_session().has_live_token) == (None, False)
+        assert alice_of_session().token_expiration < datetime.now(UTC)  # as in the tutorial
+
+
+def test_a_renewal_in_code_does_not_revive_a_token(app, client, token):
+    with app.app_context():
+        user = User.check_token(token)
+        with meanwhile(app, lambda: User.check_token(token).revoke_token()):
+            pass
+        assert user.renew_token(3600, timedelta(days=30)) is False
+        db.session.commit()
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+def test_a_link_sets_no_password_once_sql_has_changed_the_address(app, alice):
+    def change():
+        db.session.execute(sa.update(User).values(email="other@example.com"))
+
+    with app.app_context():
+        user = alice_of_session()
+        with meanwhile(app, change):
+            pass
+        with pytest.raises(OutdatedError):
+            user.reset_password("battery staple")
 
 
 def test_a_log_out_in_code_does_not_hide_that_the_password_has_changed(app, alice):

@@ -1,5 +1,7 @@
 """`PUT /api/tokens`: renewing a login token, and how long that is possible."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import sqlalchemy as sa
 
@@ -70,6 +72,18 @@ def test_a_token_past_its_renewal_limit_gets_a_challenge_to_log_in_again(
         response = renew(token)
         assert (response.status_code, response.json) == (401, {"error": "Unauthorized"})
         assert response.headers["WWW-Authenticate"] == AGAIN
+
+
+def test_a_token_of_the_tutorial_is_not_renewed(app, client, alice, renew):
+    """Backups of its database have the text."""
+    text = "0123456789abcdef0123456789abcdef"
+    now = datetime.now(UTC)
+    columns = {"token": text, "token_expiration": now + timedelta(hours=1), "token_created": now}
+    with app.app_context():
+        db.session.execute(sa.update(User).where(User.id == alice).values(columns))
+        db.session.commit()
+    assert client.get("/api/users/me", headers=bearer(text)).status_code == 200
+    assert renew(text).status_code == 401
 
 
 def test_a_new_log_in_does_not_prolong_the_30_days_of_a_token(app, client, alice, renew, log_in):

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 from apiflask import APIBlueprint
+from sqlalchemy.exc import StatementError
 
 from app import create_app, db
 from app.auth import any_auth, fresh, roles_required
@@ -280,6 +281,13 @@ def test_a_user_has_a_limited_number_of_roles(alice, roles):
         roles("grant", "alice", f"{'r' * 29}{number}")
     output = roles("grant", "alice", "admin", fails=True)
     assert output == f"Error: limit of {MOST_ROLES} roles reached\n"
+
+
+def test_a_text_in_place_of_a_list_of_roles_is_refused(app, alice):
+    with app.app_context():
+        db.session.get(User, alice).roles = "admin"  # which would be the roles a, d, m, i, n
+        with pytest.raises(StatementError, match="set a list of words"):
+            db.session.flush()
 
 
 def test_the_user_has_the_role_at_once_and_no_longer(app, alice):

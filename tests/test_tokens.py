@@ -421,6 +421,12 @@ def test_the_methods_of_the_tutorial_work(app):
         assert repr(user) == "<User susan>"
 
 
+def test_check_token_finds_the_owner_among_others(app, bob, alice, log_in):
+    with app.app_context():
+        for name, id in (("alice", alice), ("bob", bob)):
+            assert User.check_token(log_in(name)).id == id
+
+
 def test_a_token_that_was_got_and_revoked_before_a_commit_opens_nothing(app, client):
     with app.app_context():
         user = User(username="susan", email="susan@example.com")

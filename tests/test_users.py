@@ -123,7 +123,10 @@ def test_invalid_email_addresses_are_refused(client, email):
     assert response.json["errors"] == {"email": response.json["errors"]["email"]}
 
 
-LOCAL = ["alice@localhost", "alice@server-1", "a.b+c@corp.local", "a@db.test", "A@LOCALHOST"]
+LOCAL = [
+    *("alice@localhost", "alice@server-1", "a.b+c@corp.local", "a@db.test", "A@LOCALHOST"),
+    *("first.last@localhost", "alice@server-1.office.local"),
+]
 
 
 @pytest.mark.parametrize("email", LOCAL)
