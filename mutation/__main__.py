@@ -136,8 +136,8 @@ def run_changes(
     is_whole = len(changes) == len(every)
     if is_whole:
         report.write_killers(changes, found)
-    is_done = is_whole and {"near", "quick", "slow"} <= set(stages)
-    report.write_changes(changes, found, equivalent, commit if is_done else None)
+    tried = f"{commit}, `--stages {' '.join(stages)}`" if is_whole else None
+    report.write_changes(changes, found, equivalent, tried)
 
 
 def is_due(stage: str, result: dict[str, Any] | None, slow_test: str | None) -> bool:
@@ -148,7 +148,7 @@ def is_due(stage: str, result: dict[str, Any] | None, slow_test: str | None) -> 
         return False
     if stage == "slow":
         # Again where another test is named now.
-        return result["stage"] != "near" and slow_test not in {None, result["test"]}
+        return slow_test not in {None, result["test"]}
     return (stage, result["stage"]) == ("quick", "near")
 
 

@@ -64,11 +64,11 @@ def write_changes(
     changes: list[Change],
     results: dict[str, dict[str, Any]],
     equivalent: set[str],
-    commit: str | None,
+    tried: str | None,
 ) -> None:
     """Print the table, and before it what is to be looked at.
 
-    Write it to the page if all was tried: then there is a `commit`.
+    Write it to the page if all was tried: then `tried` says at which commit and how.
     """
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for change in changes:
@@ -93,8 +93,8 @@ def write_changes(
             rows.append([path, str(found.total()), *(str(found[kind]) for kind in kinds)])
     table = as_table(rows)
     print(table)
-    if commit and not counts["all"]["not tried"] + counts["all"]["broken"]:
-        replace_in_page("changes", table, commit)
+    if tried and not counts["all"]["not tried"] + counts["all"]["broken"]:
+        replace_in_page("changes", table, tried)
 
 
 # -- Promises --------------------------------------------------------------------------
@@ -157,9 +157,9 @@ def as_table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def replace_in_page(name: str, table: str, commit: str) -> None:
-    """Put a table between its two comments in the page."""
-    line = f"At {commit}, {datetime.now(UTC):%Y-%m-%d}:"
+def replace_in_page(name: str, table: str, tried: str) -> None:
+    """Put a table between its two comments in the page; `tried` is the commit, and more."""
+    line = f"At {tried}, {datetime.now(UTC):%Y-%m-%d}:"
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, _, rest = PAGE.read_text().partition(start)
     _, _, after = rest.partition(end)
