@@ -324,7 +324,9 @@ def test_a_checksum_is_the_crc_32_in_base_62():
 
 
 @pytest.mark.parametrize(
-    "prefix", [tokens.LOGIN_PREFIX, tokens.DEVICE_PREFIX, tokens.ACCESS_PREFIX]
+    "prefix",
+    [tokens.LOGIN_PREFIX, tokens.DEVICE_PREFIX, tokens.ACCESS_PREFIX],
+    ids=["log in", "device", "access"],
 )
 def test_tokens_are_drawn_from_62_characters_by_the_operating_system(monkeypatch, prefix):
     texts = [tokens.make(prefix) for _ in range(200)]
