@@ -61,35 +61,37 @@ def test_the_former_owner_can_take_it_back(app, rename):
     assert reserved(app) == ["alice"]
 
 
-def test_two_changes_at_once_reserve_both_names(app, alice):
+@pytest.fixture
+def in_another_request(app, alice):
+    """Return a function that begins to change Alice's name, and returns the thread."""
+
+    def change(name):
+        with app.app_context():
+            db.session.get(User, alice).change(username=name)
+            db.session.commit()
+
+    def in_another_request(name):
+        thread = threading.Thread(target=change, args=(name,))
+        thread.start()
+        return thread
+
+    return in_another_request
+
+
+def test_two_changes_at_once_reserve_both_names(app, alice, in_another_request):
     with app.app_context():
         user = db.session.get(User, alice)
         db.session.commit()
-
-        def change_in_another_request():
-            with app.app_context():
-                db.session.get(User, alice).change(username="alice2")
-                db.session.commit()
-
-        thread = threading.Thread(target=change_in_another_request)
-        thread.start()
-        thread.join(20)
+        in_another_request("alice2").join(20)
         user.change(username="alice3")
         db.session.commit()
     assert reserved(app) == ["alice", "alice2"]
 
 
-def test_a_change_that_waits_for_another_one_reserves_its_name(app, alice):
+def test_a_change_that_waits_for_another_one_reserves_its_name(app, alice, in_another_request):
     with app.app_context():
         db.session.get(User, alice).change(username="alice2")
-
-        def change_in_another_request():
-            with app.app_context():
-                db.session.get(User, alice).change(username="alice3")
-                db.session.commit()
-
-        thread = threading.Thread(target=change_in_another_request)
-        thread.start()
+        thread = in_another_request("alice3")
         thread.join(0.5)
         assert thread.is_alive()
         db.session.commit()
