@@ -18,6 +18,7 @@ from environs import Env, EnvValidationError
 from marshmallow.validate import Range
 
 from config_parsers import BASE_DIR, DEFAULT_DATABASE_URL, PARSERS, database_uri, file_path
+from ownership import give_to_owner_of_folder, make_folder
 
 basedir = str(BASE_DIR)  # the tutorial's name
 
@@ -83,12 +84,6 @@ def whole_number(name: str, default: D, unit: str, lowest: int, highest: int) ->
     return number
 
 
-def words(name: str) -> tuple[str, ...]:
-    """Return the words of a comma-separated variable, without empty ones."""
-    stripped = (word.strip() for word in env.str(name, "").split(","))
-    return tuple(word for word in stripped if word)
-
-
 def cores() -> int:
     """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -119,7 +114,7 @@ def secret_key_of_instance(uri: str, instance_path: str) -> str:
     try:
         if not path.exists():
             _make_secret_key(path)
-        key = path.read_text()
+        key = path.read_text().strip()  # an editor may have added a line break
     except OSError as error:
         text = f"{path}: cannot be made or read: {error.strerror}; or set SECRET_KEY"
         raise ConfigError(text) from None
@@ -129,10 +124,12 @@ def secret_key_of_instance(uri: str, instance_path: str) -> str:
 
 
 def _make_secret_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    make_folder(path.parent)
+    # Not by the number of the process, which two containers may have at once.
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     draft.touch(mode=0o600)
     try:
+        give_to_owner_of_folder(draft)
         draft.write_text(secrets.token_urlsafe(48))
         # If several processes start at once, all use the key of the first.
         with suppress(FileExistsError):
@@ -163,7 +160,7 @@ class Config:
     # Path under which a proxy serves the API, as in /app; empty for none.
     SCRIPT_NAME: str = env.script_name("SCRIPT_NAME", "")
     # Accepted values of the Host header; None accepts any.
-    TRUSTED_HOSTS: tuple[str, ...] | None = words("TRUSTED_HOSTS") or None
+    TRUSTED_HOSTS: tuple[str, ...] | None = env.trusted_hosts("TRUSTED_HOSTS", "")
     # Largest body of a request, in bytes; larger ones get 413.
     MAX_CONTENT_LENGTH: int = whole_number("MAX_CONTENT_LENGTH", 65536, "bytes", 1024, 2**31)
 
@@ -183,7 +180,7 @@ class Config:
     # None: generated at the first start and stored in instance/secret_key (SQLite only).
     SECRET_KEY: str | None = env.str("SECRET_KEY", "") or None
     # Former keys, whose login tokens still work while the key is rotated.
-    SECRET_KEY_FALLBACKS: tuple[str, ...] = words("SECRET_KEY_FALLBACKS")
+    SECRET_KEY_FALLBACKS: tuple[str, ...] = env.words("SECRET_KEY_FALLBACKS", "")
 
     TOKEN_LIFETIME_SECONDS: int = whole_number(
         "TOKEN_LIFETIME_SECONDS", 3600, "seconds", 1, 365 * 24 * 3600

@@ -158,7 +158,7 @@ def origins(text: str) -> tuple[str, ...]:
     Raises:
         ValidationError: one of them is no origin.
     """
-    found = tuple(word.strip().lower() for word in text.split(",") if word.strip())
+    found = words(text.lower())
     if found != ("*",) and not all(map(_is_origin, found)):
         raise ValidationError("must be origins such as https://app.example.com, or *")
     return found
@@ -272,10 +272,10 @@ def notices(text: str) -> tuple[str, ...]:
     """
     if text in {"", "off"}:
         return () if text else ALL_NOTICES
-    words = {word.strip() for word in text.split(",")} - {""}
-    if not words <= set(ALL_NOTICES):
+    chosen = words(text)
+    if not set(chosen) <= set(ALL_NOTICES):
         raise ValidationError(f"must be off, or some of {', '.join(ALL_NOTICES)}")
-    return tuple(name for name in ALL_NOTICES if name in words)
+    return tuple(name for name in ALL_NOTICES if name in chosen)
 
 
 def page_url(text: str) -> str | None:
@@ -320,6 +320,24 @@ def switch(text: str) -> bool:
     return SWITCH[text.lower()]
 
 
+def trusted_hosts(text: str) -> tuple[str, ...] | None:
+    """Return the host names between the commas, or `None` for an empty text, which means any.
+
+    They are in lower case and without a port. `.example.com` is that host and all its
+    subdomains.
+
+    Raises:
+        ValidationError: there is none, or one that Werkzeug does not match: with an
+            underscore, in another alphabet (xn--... is matched), or an IPv6 address.
+    """
+    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    pattern = rf"\.?{label}(\.{label})*(:[0-9]{{1,5}})?"
+    names = words(text.lower())
+    if text.strip() and not (names and all(re.fullmatch(pattern, name) for name in names)):
+        raise ValidationError("must be host names such as api.example.com or .example.com")
+    return tuple(name.partition(":")[0] for name in names) or None
+
+
 def unless_off(text: str) -> bool:
     """Return whether something is on, as for an empty text.
 
@@ -327,6 +345,12 @@ def unless_off(text: str) -> bool:
         ValidationError: neither on nor off.
     """
     return switch(text or "on")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Return the words between the commas, without empty ones."""
+    stripped = (word.strip() for word in text.split(","))
+    return tuple(word for word in stripped if word)
 
 
 # By these names config.py knows them.
@@ -347,5 +371,7 @@ PARSERS = (
     replica_uri,
     script_name,
     switch,
+    trusted_hosts,
     unless_off,
+    words,
 )

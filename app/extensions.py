@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.postgresql import REPLICA_SECONDS, connect_args, use_primary, use_replica
+from ownership import give_to_owner_of_folder
 from sqlite_driver import SQLiteConnection, SQLiteFile
 
 SQLITE_WAIT_SECONDS = 10  # that a writer waits for the lock
@@ -145,8 +146,7 @@ def create_sqlite_file() -> None:
     """Create the file of a SQLite database that has none, for its owner only.
 
     Called where tables are made, and nowhere else: a server whose file is gone must not
-    begin with an empty one. SQLite gives its -wal and -shm the same mode and owner. Root
-    makes it for the owner of the folder: a service of that account is to open it.
+    begin with an empty one. SQLite gives its -wal and -shm the same mode and owner.
 
     Raises:
         OSError: it cannot be created.
@@ -157,9 +157,7 @@ def create_sqlite_file() -> None:
     with _creating_file:
         if path is not None and not Path(path).exists():
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o600))
-            if os.geteuid() == 0:
-                folder = Path(path).parent.stat()
-                os.chown(path, folder.st_uid, folder.st_gid)
+            give_to_owner_of_folder(Path(path))
 
 
 def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:

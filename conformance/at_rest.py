@@ -37,7 +37,9 @@ def rows(url: str) -> Iterator[tuple[str, Row]]:
     readers = {"sqlite": _sqlite, "postgresql": _postgresql, "postgres": _postgresql}
     readers |= {"mysql": _mysql, "mariadb": _mysql}
     if kind not in readers:
-        raise UnusableError(f"--database takes sqlite:///, postgresql:// or mysql://, not {kind}")
+        raise UnusableError(
+            f"--database takes sqlite:///, postgresql:// or mysql://, not {kind or url}"
+        )
     try:
         yield from readers[kind](url)
     except (SkippedError, UnusableError):

@@ -1,6 +1,5 @@
 """Requests at the same moment, from clients whose connections are open already."""
 
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,8 +10,11 @@ from conformance.contract import id_of
 from conformance.run import Person, Run, at_once, token_of
 
 REGISTRATIONS = 4  # at once
-# A log out in the middle of a log in, if the log in takes less: too short to be hit.
+# No log out can be aimed at the middle of a log in that takes less.
 SHORTEST_LOG_IN_SECONDS = 0.015
+# With fewer rounds in which it was hit, one of bad luck would decide.
+FEWEST_HITS = 5
+TRIES_PER_HIT = 5  # a busy machine misses many
 
 
 @check("two log ins at once both get a token that works")
@@ -33,27 +35,29 @@ def log_out_during_log_in(run: Run) -> str:
 
     The log in may return that token if its answer comes at about the same time: then
     it was the first of the two. If the log out was answered a fifth of a log in before
-    the log in, the token that the log in returns has to work. A round may be bad luck;
-    most are not.
+    the log in, the token that the log in returns has to work. Most such rounds decide:
+    in one, the machine may have stopped in between.
     """
-    took = statistics.median(_seconds_of_log_in(run) for _ in range(3))
-    if took < SHORTEST_LOG_IN_SECONDS:
-        raise SkippedError(f"a log in takes {took * 1000:.0f} ms: too short to be hit")
-    counted = dead = 0
+    wanted = max(FEWEST_HITS, run.race_rounds)
+    hit = dead = 0
     with run.connections(2) as (one, other):
-        for _ in range(run.race_rounds):
-            live = run.log_in(run.alice)
+        for _ in range(TRIES_PER_HIT * wanted):
+            live, took = _timed_log_in(run)  # how fast the machine is just now
+            if took < SHORTEST_LOG_IN_SECONDS:
+                continue
             (log_in, came), (log_out, ended) = at_once(
                 partial(_timed, run.ask_for_token, run.alice, one),
                 partial(_timed, _log_out_after, run, live, other, took / 2),
             )
             if log_out.status == 204 and came - ended > took / 5:
-                counted += 1
+                hit += 1
                 dead += not run.opens(token_of(log_in))
-    if not counted:
-        raise SkippedError("no log out was answered during a log in")
-    require(dead * 2 <= counted, f"in {dead} of {counted} rounds the new token gets 401")
-    return f"{counted} rounds"
+            if hit == wanted:
+                break
+    if hit < FEWEST_HITS:
+        raise SkippedError(f"a log out was answered during {hit} log ins, which is too few")
+    require(dead * 2 <= hit, f"in {dead} of {hit} rounds the new token gets 401")
+    return f"{hit} rounds"
 
 
 def _timed(ask: Callable[..., Answer], *arguments: object) -> tuple[Answer, float]:
@@ -61,10 +65,11 @@ def _timed(ask: Callable[..., Answer], *arguments: object) -> tuple[Answer, floa
     return answer, time.perf_counter()
 
 
-def _seconds_of_log_in(run: Run) -> float:
+def _timed_log_in(run: Run) -> tuple[str, float]:
+    """Return a token, and the seconds that the log in took."""
     start = time.perf_counter()
-    run.log_in(run.alice)
-    return time.perf_counter() - start
+    token = run.log_in(run.alice)
+    return token, time.perf_counter() - start
 
 
 def _log_out_after(run: Run, token: str, connection: Connection, seconds: float) -> Answer:

@@ -31,8 +31,8 @@ STATE = ROOT / ".mutation"
 # What a result depends on, in Git; and whether PostgreSQL is there.
 INPUTS = (
     *("app", "tests", "migrations", "config.py", "config_parsers.py", "sqlite_driver.py"),
-    *("boot.sh", "server.py", "listener.py", "tls.py", "metrics_server.py", "microblog_api.py"),
-    *("pyproject.toml", "requirements-dev.txt"),
+    *("boot.sh", "server.py", "listener.py", "ownership.py", "tls.py", "metrics_server.py"),
+    *("microblog_api.py", "pyproject.toml", "requirements-dev.txt"),
     *(f"mutation/{name}.py" for name in ("__main__", "changes", "swap", "trial", "warm")),
 )
 

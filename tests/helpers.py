@@ -158,6 +158,24 @@ def until(condition, seconds=20):
         time.sleep(0.05)
 
 
+def until_it_waits(app, thread, seconds=0.3):
+    """Return when a thread waits for a lock of PostgreSQL, or has ended.
+
+    SQLite does not tell: `seconds` are enough to reach its lock, or to pass if there is none.
+    """
+    if app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
+        thread.join(seconds)
+        return
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with app.app_context():
+        engine = app.extensions["sqlalchemy"].engine.execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        until(lambda: not thread.is_alive() or connection.exec_driver_sql(waiting).scalar())
+
+
 def later(**delta):
     """Travel in time, by what `timedelta` takes."""
     return time_machine.travel(datetime.now(UTC) + timedelta(**delta))

@@ -116,6 +116,8 @@ def test_an_access_token_expires_after_30_days_or_after_expires_in(client, make)
         ({"name": "x", "scope": "read", "expires_in": True}, "expires_in"),
         ({"name": "x", "scope": "read", "expires_in": 3600.5}, "expires_in"),
         ({"name": "x", "scope": "read", "expires_in": None}, "expires_in"),
+        ({"name": "x", "scope": "read", "expires": 60}, "expires"),
+        ({"name": "x", "scope": "read", "\ud800": 60}, "\ud800"),
         ({"name": "x", "scope": "read", "limit": ""}, "limit"),
         ({"name": "x", "scope": "read", "limit": 100}, "limit"),
         ({"name": "x", "scope": "read", "limit": "0 per minute"}, "limit"),

@@ -10,7 +10,7 @@ from werkzeug.security import generate_password_hash
 
 from app import db
 from app.models import DeviceSession, OutdatedError, User, activate, deactivate
-from tests.helpers import PASSWORD, Server, basic, bearer
+from tests.helpers import PASSWORD, Server, at_once, basic, bearer
 
 NEW = "battery staple"
 
@@ -203,6 +203,24 @@ def test_set_password_ends_a_token_made_after_the_user_was_loaded(app, client, a
         user.set_password(NEW)
         db.session.commit()
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 401
+
+
+def test_set_password_takes_back_an_address_asked_for_after_the_user_was_loaded(
+    app, client, verified
+):
+    thief = {"email": "thief@example.com"}
+    with app.app_context():
+        user = alice_of_session()
+        assert user.new_email is None
+        db.session.commit()
+        # In a thread, which has a session of its own.
+        path, headers = f"/api/users/{verified}", basic("alice")
+        (response,) = at_once(1, lambda _: client.put(path, json=thief, headers=headers))
+        assert response.json["new_email"] == "thief@example.com"
+        user.set_password(NEW)
+        db.session.commit()
+    me = client.get("/api/users/me", headers=basic("alice", NEW)).json
+    assert (me["email"], me.get("new_email")) == ("alice@example.com", None)
 
 
 # -- Deactivation ----------------------------------------------------------------------

@@ -118,6 +118,21 @@ def test_the_database_is_no_backup_of_itself(flask, database, tmp_path, command)
         assert output == f"Error: {file} is the database itself\n"
 
 
+def test_a_backup_replaces_what_a_link_leads_to_and_only_a_regular_file(flask, tmp_path):
+    target, link, pipe = (tmp_path / name for name in ("target.db", "link.db", "pipe"))
+    link.symlink_to(target)
+    flask("db-backup", link)  # the target is new
+    target.write_text("old")
+    flask("db-backup", "--force", link)
+    assert link.is_symlink()
+    assert target.read_bytes().startswith(b"SQLite format 3")
+    os.mkfifo(pipe)
+    for options in ([], ["--force"]):
+        output = flask("db-backup", *options, pipe, fails=True)
+        assert output == f"Error: {pipe} is no regular file\n"
+    assert pipe.is_fifo()
+
+
 def test_a_backup_into_no_folder_is_one_line(flask, tmp_path):
     output = flask("db-backup", tmp_path / "nowhere" / "backup.db", fails=True)
     assert output.startswith(f"Error: {tmp_path}/nowhere/")
@@ -251,6 +266,20 @@ def test_a_restore_puts_a_deleted_database_back(flask, file_app, database, backu
     assert register_user(client, "carol").status_code == 201
     assert usernames(database) == {"susan", "carol"}
     assert stat.S_IMODE(database.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_deleted_database_that_root_restores_belongs_to_the_owner_of_its_folder(
+    flask, database, backup
+):
+    flask("db-backup", backup)
+    database.unlink()
+    os.chown(database.parent, 10001, 10002)
+    flask("db-restore", backup, "--yes")
+    assert (database.stat().st_uid, database.stat().st_gid) == (10001, 10002)
+    os.chown(database, 10003, 10004)
+    flask("db-restore", backup, "--yes")
+    assert (database.stat().st_uid, database.stat().st_gid) == (10003, 10004)
 
 
 def test_a_restore_replaces_a_damaged_database(flask, file_app, database, backup):

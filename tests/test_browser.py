@@ -97,7 +97,6 @@ def test_the_page_fits_a_phone(new_server, open_page):
     page.goto(f"{new_server.url}/docs")
     docs = Docs(page)
     page.locator(".opblock").first.wait_for()
-    picture(page, "page-on-a-phone.png")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     # The response is not cut off either.
     docs.execute("create_user")

@@ -271,6 +271,8 @@ def test_tokens_doctor_names_rotated_tokens_whose_old_text_is_used(flask, client
     path, body = f"/api/access-tokens/{fields[0]}/rotation", {"overlap_seconds": 3 * 24 * 3600}
     assert client.post(path, json=body, headers=basic("alice")).status_code == 200
     assert flask("tokens", "doctor") == ""
+    with time_machine.travel(datetime.now(UTC) + timedelta(hours=25)):
+        assert flask("tokens", "doctor") == "alice\tbackup\tnever used\n"  # not each text of it
     with client.get("/api/users/me", headers=bearer(old)):
         pass
     finding = "rotated, but the old text is used; it expires in 3.0 days"

@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from app import clock
+from app import clock, db
+from app.models import OutgoingMail
 from tests.conftest import TEST_DATABASE_URL, postgresql_database
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
@@ -116,6 +117,33 @@ def test_the_time_of_the_server_is_that_of_the_database_postgresql(machines):
     assert abs((datetime.now(UTC) - logged_in_at).total_seconds()) < 5
 
 
+# Runs a command of `flask` on a machine whose clock is wrong.
+COMMAND = """
+import os, sys
+from datetime import datetime, timedelta
+import time_machine
+
+time_machine.travel(datetime.now() + timedelta(hours=float(os.environ["AHEAD"]))).start()
+from microblog_api import app
+
+result = app.test_cli_runner().invoke(args=sys.argv[1:])
+print(result.output)
+sys.exit(result.exit_code)
+"""
+
+
+def test_a_clock_that_is_two_hours_off_prunes_no_live_token_postgresql(machines):
+    right, wrong, url = machines
+    body = {"name": "backup", "scope": "read", "expires_in": 3600}
+    made = right.request("POST", "/api/access-tokens", json_body=body, headers=basic("alice")).json[
+        "token"
+    ]
+    environment = os.environ | wrong.environment | {"DATABASE_URL": url}
+    prune = [sys.executable, "-c", COMMAND, "tokens", "prune", "--days", "0"]
+    subprocess.run(prune, cwd=ROOT, env=environment, check=True)
+    assert right.status_of(made) == 200
+
+
 def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock(monkeypatch):
     monkeypatch.setattr(clock, "_database_began", None)
     monkeypatch.setattr(clock, "utc_now", clock.partial(datetime.now, UTC))
@@ -126,3 +154,13 @@ def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock(monkeypatch):
     now = clock.utc_now()
     clock.set_clock(start - timedelta(hours=1), clock.steady_now() - 2)
     assert now <= clock.utc_now() < now + timedelta(seconds=10)
+
+
+def test_the_time_of_a_claim_is_read_when_the_database_is_connected(app, alice, monkeypatch):
+    def now():
+        assert db.session().in_transaction()
+        return clock.utc_now()
+
+    monkeypatch.setattr("app.models.outgoing_mail.utc_now", now)
+    with app.app_context():
+        assert OutgoingMail.claim().user_id == alice

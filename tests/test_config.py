@@ -113,6 +113,17 @@ def test_the_processes_share_the_cores_for_hashing():
         ("REDIS_URL", "localhost:6379", "redis://host:6379/0"),
         ("REDIS_URL", "redis://host/0?foo=bar", "redis://host:6379/0"),
         ("TRUSTED_PROXIES", "10.0.0.1", "proxies"),
+        ("TRUSTED_HOSTS", "*", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "*.example.com", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "https://api.example.com", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "api.example.com, api.example.com/app", "api.example.com or"),
+        ("TRUSTED_HOSTS", "::1", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "my_api", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "a" * 64 + ".com", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "..com", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "bücher.example", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", ",", "api.example.com or .example.com"),
+        ("TRUSTED_HOSTS", "api.example.com:http", "api.example.com or .example.com"),
         ("PASSWORD_HASH_CONCURRENCY", "0", "hashes at once"),
         ("WEB_THREADS", "0", "threads per process"),
         ("TOKEN_LIFETIME_SECONDS", "1h", "seconds"),
@@ -388,6 +399,20 @@ def test_the_secret_key_is_generated_once_and_readable_only_by_its_owner(tmp_pat
     assert stat.S_IMODE((instance / "secret_key").stat().st_mode) == 0o600
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_secret_key_that_root_makes_belongs_to_the_owner_of_the_folder(tmp_path):
+    os.chown(tmp_path, 10001, 10002)
+    secret_key_of_instance("sqlite://", str(tmp_path / "instance"))
+    for path in (tmp_path / "instance", tmp_path / "instance" / "secret_key"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (10001, 10002)
+
+
+def test_a_line_break_is_not_part_of_the_secret_key(tmp_path):
+    key = secret_key_of_instance("sqlite://", str(tmp_path))
+    (tmp_path / "secret_key").write_text(f"{key}\n")
+    assert secret_key_of_instance("sqlite://", str(tmp_path)) == key
+
+
 @pytest.mark.slow
 def test_processes_that_start_at_once_agree_on_a_key(tmp_path):
     code = f"import config; print(config.secret_key_of_instance('sqlite://', {str(tmp_path)!r}))"
@@ -406,7 +431,7 @@ def test_a_secret_key_that_cannot_be_stored_stops_the_start(tmp_path):
 
 @pytest.mark.slow
 def test_the_environment_overrides_the_env_file(tmp_path):
-    for file in ("config.py", "config_parsers.py"):
+    for file in ("config.py", "config_parsers.py", "ownership.py"):
         shutil.copy(ROOT / file, tmp_path)
     (tmp_path / ".env").write_text("PORT=6000\nWEB_THREADS=3\n")
     code = "from config import Config as c; print(c.PORT, c.WEB_THREADS)"

@@ -24,11 +24,13 @@ from app import db as our_db
 from conformance import at_rest, timing
 from conformance.__main__ import main
 from conformance.checks import ALL, FailedError
+from conformance.client import Api, Connection
+from conformance.run import Run
 from conformance.tokens import estimated_bits
 from tests import tutorial
 from tests.helpers import ROOT, Server
 
-pytestmark = pytest.mark.slow  # each starts an API
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # measures time, and aims at moments
 
 CLAIMS = {each.claim for each in ALL}
 
@@ -235,6 +237,22 @@ def test_a_body_of_another_type_can_fail(capsys, quick):
     with served_app(quick) as url:
         found = run(capsys, url, "--only", "hostile")
     assert found.failed["a body of another type is no server error"].startswith("2 of 14 requests")
+
+
+def test_a_log_out_during_a_log_in_is_hit_where_log_ins_become_faster(quick):
+    user = quick.extensions["tutorial"].models.User
+    check_password, delays = user.check_password, [0.2] * 3
+
+    def check_password_later(self, password):
+        time.sleep(delays.pop() if delays else 0.05)
+        return check_password(self, password)
+
+    (check,) = (each for each in ALL if "whose log out was answered before" in each.claim)
+    with served_app(quick) as url, Connection(Api(url, "/api")) as connection:
+        one_run = Run(connection, 1, [])
+        user.check_password = check_password_later
+        result = check.result(one_run)
+    assert result.detail.endswith("of 5 rounds the new token gets 401")
 
 
 @pytest.mark.slow

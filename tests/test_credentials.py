@@ -17,6 +17,8 @@ from app.security import tokens
 from tests.helpers import PASSWORD, basic, bearer
 from tests.routes import PUBLIC
 
+pytestmark = pytest.mark.alone  # one measures CPU time
+
 PLAIN = 'Bearer realm="Microblog API"'
 INVALID = f'{PLAIN}, error="invalid_token", error_description="the token is not valid"'
 EXPIRED = f'{PLAIN}, error="invalid_token", error_description="the token has expired"'

@@ -12,6 +12,8 @@ import pytest
 
 from tests.helpers import Server, until
 
+pytestmark = pytest.mark.alone  # connects in the moment in which a socket is closed
+
 CLIENTS = 16
 
 

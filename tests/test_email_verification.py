@@ -73,6 +73,11 @@ def test_only_the_user_sees_whether_the_address_is_verified(client, verified, re
     assert not {"email", "email_verified", "new_email"} & set(shown)
 
 
+def test_a_secret_key_that_is_no_utf_8_signs_links(app, alice, mailbox, verify):
+    app.config["SECRET_KEY"] = b"\xff\xfe is no UTF-8".decode(errors="surrogateescape")
+    assert verify(mailbox.token()).status_code == 204
+
+
 def test_a_used_link_is_refused(mailbox, alice, verify):
     token = mailbox.token()
     assert verify(token).status_code == 204

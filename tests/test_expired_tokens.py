@@ -15,6 +15,8 @@ from app.models.stored_token import PRUNED_WITH_EACH
 from app.security import tokens
 from tests.helpers import basic, bearer
 
+pytestmark = pytest.mark.alone  # measures how long a search takes
+
 COUNT = 20_000
 ROUNDS = 30
 # Of the time of a user who has none. To read them all takes more than twice as long.

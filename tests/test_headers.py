@@ -7,6 +7,7 @@ from flask import session
 
 from app import create_app
 from app.auth import public
+from config_parsers import trusted_hosts
 from tests.helpers import basic, bearer
 
 SAFE = {
@@ -154,6 +155,21 @@ def test_other_hosts_are_refused_in_json(client_of, host, status):
 
 def test_any_host_is_answered_by_default(client):
     assert client.get("/api/users", headers={"Host": "evil.example.com"}).status_code == 401
+
+
+def test_trusted_hosts_and_the_host_of_a_request_may_be_in_capitals(client_of):
+    hosts = trusted_hosts(" API.Example.com,, xn--bcher-kva.example:443, .Example.ORG")
+    assert hosts == ("api.example.com", "xn--bcher-kva.example", ".example.org")
+    client = client_of(TRUSTED_HOSTS=hosts)
+    for host in ("api.example.COM", "xn--bcher-kva.example:8000", "One.example.org"):
+        assert client.get("/api/users", headers={"Host": host}).status_code == 401
+    assert client.get("/api/users", headers={"Host": "evil.example.com"}).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["//api/users", "//livez", "///", "//docs"])
+def test_a_path_that_begins_with_two_slashes_is_no_other_path(client, token, path):
+    response = client.get(headers=bearer(token), environ_overrides={"PATH_INFO": path})
+    assert (response.status_code, response.json["error"]) == (404, "Not Found")
 
 
 # -- Pages of other origins ------------------------------------------------------------

@@ -10,6 +10,8 @@ from app import db
 from tests.helpers import Server, basic
 from tests.services import PostgreSQL
 
+pytestmark = pytest.mark.alone  # measures how long answers take
+
 
 @pytest.fixture
 def readyz(client_of):

@@ -147,6 +147,16 @@ def test_a_token_can_be_revoked_without_other_credentials(client, phone, token):
         assert client.get("/api/users/me", headers=bearer(text)).status_code == 401
 
 
+@pytest.mark.parametrize(("before", "after"), [(" ", "\n"), ("\ufeff", "\r\n")])
+def test_what_a_file_has_around_a_token_does_not_keep_it_from_being_revoked(
+    client, introspect, phone, before, after
+):
+    text = f"{before}{phone['token']}{after}"  # as `curl --data-urlencode token@file` sends it
+    assert introspect(text).json["active"] is True
+    assert client.post("/api/tokens/revoke", data={"token": text}).status_code == 200
+    assert introspect(phone["token"]).json == {"active": False}
+
+
 @pytest.mark.parametrize(
     "text",
     ["x", "mba_x", tokens.make(), tokens.make(tokens.ACCESS_PREFIX)],
@@ -154,6 +164,14 @@ def test_a_token_can_be_revoked_without_other_credentials(client, phone, token):
 )
 def test_revoking_an_unknown_token_succeeds(client, text):
     assert client.post("/api/tokens/revoke", data={"token": text}).status_code == 200
+
+
+@pytest.mark.parametrize("route", ["revoke", "introspect"])
+def test_of_two_tokens_in_a_form_none_is_passed_over(client, phone, route):
+    data = {"token": [tokens.make(), phone["token"]]}
+    response = client.post(f"/api/tokens/{route}", data=data, headers=basic("alice"))
+    assert response.status_code == 400
+    assert response.json["errors"] == {"token": ["must be given once"]}
 
 
 def test_revoking_one_token_leaves_the_others_valid(client, phone, token):
@@ -176,6 +194,8 @@ def test_a_proxy_can_require_scopes_in_the_query_string(client, phone, token):
         assert response.status_code == status
         if status == 403:
             assert f'scope="{scope}"' in response.headers["WWW-Authenticate"]
+    for query in ("scope=read&scope=write", "scopes=write", "Scope=write"):
+        assert client.get(f"/api/tokens?{query}", headers=bearer(token)).status_code == 400
     unknown = client.get("/api/tokens?scope=admin", headers=bearer(token))
     assert unknown.status_code == 400
     assert list(unknown.json["errors"]) == ["scope"]

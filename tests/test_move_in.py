@@ -413,7 +413,7 @@ def test_the_page_moves_a_tutorial_database(tutorial, tmp_path):
     assert done.stdout.count("has all of it, verified.\n") == 2
     assert rows_at(urls[0])["user"] == rows_at(urls[1])["user"]
     # What the page shows has the form of what is printed.
-    (shown,) = re.findall(r"^    not copied: .*?--copy\.$", page, re.MULTILINE | re.DOTALL)
+    (shown,) = re.findall(r"^      not copied: .*?--copy\.$", page, re.MULTILINE | re.DOTALL)
     shown, printed = (re.sub("[0-9][0-9,]*", "1", text) for text in (shown, done.stdout))
     for line in shown.splitlines():
         assert line.strip() in printed or "left out" in line

@@ -13,13 +13,13 @@ from marshmallow import ValidationError, validates_schema
 from openapi_spec_validator import validate
 
 from app import create_app, db
-from app.api.schemas import Answer, Body, Text
+from app.api.schemas import Answer, Body, StrictBody, Text
 from app.auth import any_auth, basic_auth, current_credential, public, token_auth
 from app.models import AccessToken, User
 from tests.helpers import ROOT, basic, bearer
 
 
-class Address(Body):
+class Address(StrictBody):
     city = Text(required=True)
     codes = List(Integer())
 
@@ -291,6 +291,7 @@ def test_a_savepoint_that_is_rolled_back_does_not_end_the_second_check(own, app,
         ({"tags": 1}, ["tags"]),
         ({"address": {}}, ["address.city"]),
         ({"address": 1}, ["address"]),
+        ({"unknown": 1, "address": {"city": "Rome", "zip": 1}}, ["address.zip"]),
         ({"address": {"city": "Rome", "codes": [1, "x"]}}, ["address.codes.1"]),
         ({"sizes": {"a": "x"}}, ["sizes.a.value"]),
         ({"tags": [7]}, ["tags", "address.city"]),

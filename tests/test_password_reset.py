@@ -116,6 +116,10 @@ def test_a_bad_login_is_refused(client, body):
         assert list(response.json["errors"]) == ["login"]
 
 
+def test_a_line_break_after_the_token_of_a_link_is_ignored(client, link_token, reset):
+    assert reset(f"{link_token}\n").status_code == 204
+
+
 def test_a_used_link_is_refused(link_token, reset):
     assert reset(link_token).status_code == 204
     assert_refused(reset(link_token, "another one"), INVALID)

@@ -16,7 +16,7 @@ from tests.conftest import CHEAP
 from tests.helpers import PASSWORD, Server, at_once, make_certificate, until
 from tests.services import HAProxy, Nginx
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # proxies give up a node that answers too late
 
 HOST = {"Host": "api.example.com"}
 ALICE = {"username": "alice", "email": "alice@example.com", "password": PASSWORD}
@@ -212,6 +212,12 @@ def test_a_proxy_without_nodes_says_so_in_json(fakes):
     assert answer.status_code in {502, 503}
     assert answer.headers["Content-Type"] == "application/json"
     assert set(answer.json()) == {"error", "message"}
+
+
+def test_a_further_slash_does_not_get_a_client_to_the_readiness_of_a_node(nodes, in_front_of):
+    proxy = in_front_of(*(urlsplit(node.url).netloc for node in nodes))
+    for path in ("/readyz", "//readyz", "/%2freadyz"):
+        assert get(proxy, path).status_code == 404, path
 
 
 def test_readiness_is_nothing_for_clients(fakes):

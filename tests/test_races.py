@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from app import db
-from app.models import AccessToken, KnownSource, User, locks
+from app.models import AccessToken, KnownSource, User, grant_role, locks
 from app.models.errors import OutdatedError
-from tests.helpers import PASSWORD, at_once, basic, bearer, until
+from tests.helpers import PASSWORD, at_once, basic, bearer, until, until_it_waits
 
 LOCK_OF_MIGRATIONS = 0x6D626C  # in migrations/env.py, which cannot be imported
 
@@ -27,7 +27,7 @@ def meanwhile(app, call):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(0.3)  # enough time to reach the lock, or to pass if there is none
+    until_it_waits(app, thread)
     yield results
     thread.join(20)
     assert not thread.is_alive()
@@ -148,6 +148,117 @@ def test_no_access_token_is_made_after_a_new_password_that_it_has_waited_for(app
             assert made == []
             db.session.commit()
         assert made == ["refused"]
+
+
+NEW = "battery staple"
+# What takes rights of alice away: who sends it, method, path, body, status, and what ends.
+# POST /api/tokens/revoke is in test_second_check.py, roles are in test_roles.py.
+REQUESTS = {
+    "log out": ("shared", "DELETE", "/api/tokens", None, 204, "shared"),
+    "log out of a device": ("phone", "DELETE", "/api/tokens", None, 204, "phone"),
+    "log out with an access token": ("script", "DELETE", "/api/tokens", None, 204, "script"),
+    "end a session": ("shared", "DELETE", "/api/sessions/{phone_id}", None, 204, "phone"),
+    "end all others": ("phone", "DELETE", "/api/sessions", None, 204, "shared"),
+    "end those of devices": ("shared", "DELETE", "/api/sessions", None, 204, "phone"),
+    "revoke": ("shared", "DELETE", "/api/access-tokens/{script_id}", None, 204, "script"),
+    "rotate": ("shared", "POST", "/api/access-tokens/{script_id}/rotation", {}, 200, "script"),
+    "change the password": (
+        "shared",
+        "PUT",
+        "/api/users/{alice}/password",
+        {"current_password": PASSWORD, "new_password": NEW},
+        204,
+        "script",
+    ),
+    "set a forgotten password": (
+        None,
+        "PUT",
+        "/api/tokens/reset",
+        {"token": "{link}", "new_password": NEW},
+        204,
+        "script",
+    ),
+    "leave": ("shared", "DELETE", "/api/users/{alice}", None, 204, "shared"),
+    "log in at a device, which ends another": (
+        None,
+        "POST",
+        "/api/tokens",
+        {"username": "alice", "password": PASSWORD, "device": "laptop"},
+        200,
+        "phone",
+    ),
+    "deactivated by an administrator": (
+        "root",
+        "PUT",
+        "/api/admin/users/{alice}/deactivation",
+        None,
+        204,
+        "phone",
+    ),
+    "logged out by an administrator": (
+        "root",
+        "DELETE",
+        "/api/admin/users/{alice}/sessions",
+        None,
+        204,
+        "phone",
+    ),
+}
+COMMANDS = {  # and what ends
+    "revoke all": (["tokens", "revoke", "alice"], "phone"),
+    "revoke by name": (["tokens", "revoke", "alice", "--name", "script"], "script"),
+    "revoke by device": (["tokens", "revoke", "alice", "--device", "phone"], "phone"),
+    "revoke everybody's": (["tokens", "revoke", "--all"], "script"),
+    "deactivate": (["users", "deactivate", "alice"], "shared"),
+    "set the password": (["users", "password", "alice"], "shared"),
+}
+
+
+@pytest.fixture
+def named(app, client, alice, token, register, log_in, mailbox):
+    """What `REQUESTS` name: the texts of tokens, and ids."""
+    app.config["SESSIONS_PER_USER"] = 1
+    root = register("root")
+    with app.app_context():
+        grant_role(db.session.get(User, root), "admin")
+        db.session.commit()
+    phone = client.post("/api/tokens", json={"device": "phone"}, headers=basic("alice")).json
+    body = {"name": "script", "scope": "read write"}
+    script = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
+    sessions = client.get("/api/sessions", headers=bearer(token)).json["items"]
+    (phone_id,) = [session["id"] for session in sessions if session["device"] == "phone"]
+    mailbox.send()
+    client.post("/api/tokens/reset", json={"login": "alice"})
+    texts = {"phone": phone["token"], "script": script["token"], "link": mailbox.token()}
+    ids = {"alice": alice, "phone_id": phone_id, "script_id": script["id"]}
+    return {"shared": token, "root": log_in("root")} | texts | ids
+
+
+@pytest.mark.parametrize("way", [*REQUESTS, *COMMANDS])
+def test_what_takes_rights_away_waits_for_a_write_in_flight(app, client, alice, named, way):
+    def command():
+        args, _ = COMMANDS[way]
+        return app.test_cli_runner().invoke(args=args, input=f"{NEW}\n{NEW}\n").exit_code
+
+    def request():
+        sender, method, path, body, status, _ = REQUESTS[way]
+        if body and "token" in body:
+            body = body | {"token": named["link"]}
+        headers = bearer(named[sender]) if sender else None
+        response = app.test_client().open(
+            path.format_map(named), method=method, json=body, headers=headers
+        )
+        return response.status_code - status
+
+    with app.app_context():
+        locks.write_as(alice)  # a request of alice has begun to write
+        with meanwhile(app, command if way in COMMANDS else request) as taken:
+            has_waited = taken == []
+            db.session.rollback()
+    assert has_waited
+    assert taken == [0]
+    ended = (COMMANDS | REQUESTS)[way][-1]
+    assert client.get("/api/users/me", headers=bearer(named[ended])).status_code == 401
 
 
 def test_no_user_has_the_lock_of_the_migrations(app):

@@ -18,6 +18,8 @@ from config_parsers import database_uri, replica_uri
 from tests.helpers import PASSWORD, at_once, bearer, register_user
 from tests.services import PostgreSQL
 
+pytestmark = pytest.mark.alone  # measures how old an answer is
+
 LISTS = [
     "/api/users",
     "/api/users/1/followers",  # microblog

@@ -126,6 +126,14 @@ def test_an_invalid_overlap_is_refused_with_what_is_allowed(client, made, rotate
     assert me(client, made["token"]) == 200
 
 
+def test_a_misspelled_overlap_is_refused_and_the_old_text_lives_on(client, made):
+    path = f"/api/access-tokens/{made['id']}/rotation"
+    refused = client.post(path, json={"overlap": 60}, headers=basic("alice"))
+    assert refused.status_code == 400
+    assert refused.json["errors"] == {"overlap": ["there is no such field"]}
+    assert me(client, made["token"]) == 200
+
+
 def test_introspection_knows_both_texts_each_with_its_own_expiry(client, made, rotate):
     new = rotate(60).json["token"]
 

@@ -57,6 +57,7 @@ def test_the_first_line_says_the_address(server):
     assert server.request("GET", "/api/users").status == 401
 
 
+@pytest.mark.alone
 def test_a_second_start_takes_less_than_10_seconds(server):
     server.stop()
     server.process.stdout.close()
@@ -209,6 +210,7 @@ def test_invalid_http_is_refused_without_a_word_and_not_logged(new_server, reque
         ("GET /?{token}" + "x" * 9000 + " HTTP/1.1\r\nHost: x\r\n\r\n", 414),
         (GET + "{token}: " + "x" * 17_000 + "\r\n\r\n", 431),
         (GET + "Host: {token}\r\n\r\n", 400),
+        ("GET /{token} HTTP/1.1\r\n\r\n", 400),
         (POST + "Transfer-Encoding: {token}, chunked\r\n\r\n0\r\n\r\n", 501),
         ("{token} / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
     ],

@@ -399,6 +399,17 @@ def test_a_use_is_noted_to_the_hour_after_the_answer(
     assert used - datetime.fromisoformat(before["last_used"]) > timedelta(hours=1)
 
 
+def test_a_use_is_not_noted_for_other_users(client, alice, bob, log_in, sessions):
+    client.application.config["TOKEN_LIFETIME_SECONDS"] = 24 * 3600
+    texts = log_in("alice"), log_in("bob")
+    before = [sessions(text)[0]["last_used"] for text in texts]
+    with later(minutes=61), client.get("/api/users/me", headers=bearer(texts[0])):
+        pass
+    after = [sessions(text)[0]["last_used"] for text in texts]
+    assert after[0] > before[0]
+    assert after[1] == before[1]
+
+
 def test_one_is_ended_by_its_id_and_no_other(client, log_in_at, token, works, sessions):
     phone, laptop = log_in_at("phone"), log_in_at("laptop")
     _, of_phone, of_laptop = (f"/api/sessions/{one['id']}" for one in sessions(token))

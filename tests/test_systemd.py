@@ -10,6 +10,8 @@ from tests.helpers import ROOT, make_certificate, until
 from tests.services import program
 from tests.sessions import blocks
 
+pytestmark = pytest.mark.alone  # boots machines
+
 UNITS = ROOT / "deployment" / "systemd"
 SERVICE = "microblog-api.service"
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
@@ -120,6 +122,8 @@ def test_the_documented_changes_serve_tls_with_a_key_that_only_root_can_read(mac
     write(machine, f"{folder}/fullchain.pem", certificate.read_text())
     write(machine, f"{folder}/privkey.pem", key.read_text())
     for block in blocks(PAGE, "ini"):
+        if "mail_password" in block:
+            continue
         unit = "microblog-api.socket" if "[Socket]" in block else SERVICE
         write(machine, f"/etc/systemd/system/{unit}.d/tls.conf", block)
     script = "systemctl daemon-reload; systemctl stop microblog-api.service microblog-api.socket; "
@@ -128,6 +132,19 @@ def test_the_documented_changes_serve_tls_with_a_key_that_only_root_can_read(mac
     machine("sh", "-c", "rm /etc/systemd/system/microblog-api.*.d/tls.conf")
     machine("sh", "-ec", f"{script} systemctl start microblog-api.socket {SERVICE}")
     assert status(machine) == 401
+
+
+def test_the_documented_change_hands_over_the_password_of_the_mail_server(machine):
+    (change,) = [block for block in blocks(PAGE, "ini") if "mail_password" in block]
+    write(machine, "/etc/microblog-api/mail_password", "secret")
+    write(machine, f"/etc/systemd/system/{SERVICE}.d/mail.conf", change)
+    settings = "SITE_URL=https://api.example.com\nMAIL_SERVER=localhost\nMAIL_USE_TLS=on\nMAIL_USERNAME=api\n"
+    machine("sh", "-ec", f"cat >> /etc/microblog-api/env <<END\n{settings}END")
+    restart = f"systemctl daemon-reload; systemctl restart {SERVICE}"
+    machine("sh", "-ec", restart)  # fails with a user name that has no password
+    assert status(machine) == 401
+    undo = f"rm /etc/systemd/system/{SERVICE}.d/mail.conf; sed -i '/MAIL_/d' /etc/microblog-api/env"
+    machine("sh", "-ec", f"{undo}; {restart}")
 
 
 def test_a_stop_ends_with_status_0(machine):

@@ -16,6 +16,7 @@ import argon2
 import pytest
 import sqlalchemy as sa
 import time_machine
+from limits.storage import RedisStorage
 
 from app import create_app, db
 from app.auth import public
@@ -24,6 +25,8 @@ from app.security import rate_limits
 from app.security.rate_limits import Limit, LimitReachedError, charge_all
 from config import Config
 from tests.helpers import PASSWORD, Server, at_once, basic, bearer, until
+
+pytestmark = pytest.mark.alone  # limits end while it waits
 
 LIMITS = ("LOGIN_LIMIT_PER_SOURCE", "LOGIN_LIMIT_PER_ACCOUNT")
 HOME = "198.51.100.7"
@@ -700,6 +703,26 @@ def test_a_redis_that_does_not_answer_is_waited_for_once(fake_redis, url):
     until(lambda: len(fake.received) == 1)
     assert counters.is_shared() is False
     assert len(fake.received) == 1  # not asked again for some seconds
+
+
+def test_redis_is_asked_again_after_5_seconds_and_no_other_request_waits(fake_redis, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(rate_limits, "monotonic_now", lambda: now)
+    counters = rate_limits.Counters(f"redis://{fake_redis().address}")
+
+    def storage():
+        return counters.run(lambda limiter: limiter.storage)
+
+    def ask(limiter):
+        return limiter.storage, storage()  # the latter is another request meanwhile
+
+    assert counters.is_shared() is False
+    now = 1004.9
+    assert isinstance(storage(), rate_limits.ProcessStorage)
+    now = 1005.0
+    of_this, of_other = counters.run(ask)
+    assert isinstance(of_this, RedisStorage)
+    assert isinstance(of_other, rate_limits.ProcessStorage)
 
 
 def test_a_warning_about_redis_does_not_have_its_password(fake_redis, caplog):

@@ -123,6 +123,17 @@ def test_an_error_that_is_no_fault_of_the_statement_is_503(relayed_view, state):
     assert_unavailable(relayed_view(lambda: db.session.execute(sa.text(error)))())
 
 
+def test_a_write_after_a_canceled_read_succeeds(relayed_client, alice):
+    @relayed_client.application.get("/view")
+    @public
+    def cancel():
+        db.session.execute(sa.text('SELECT pg_cancel_backend(pg_backend_pid()) FROM "user"'))
+
+    assert_unavailable(relayed_client.get("/view"))
+    # On the same connection, which is still good.
+    assert relayed_client.post("/api/tokens", headers=basic("alice")).status_code == 200
+
+
 def test_all_connections_are_replaced_after_one_has_reached_a_read_only_server(relayed_view):
     def write():
         connections = [db.engine.connect() for _ in range(3)]

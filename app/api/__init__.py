@@ -30,7 +30,7 @@ class AsciiInteger(IntegerConverter):
 
 def init_app(app: APIFlask) -> None:
     app.url_map.converters["int"] = AsciiInteger
-    # "//" is 404; Werkzeug would redirect to the Host that the client has sent.
+    # "/api//users" is 404; Werkzeug would redirect to the Host that the client has sent.
     app.url_map.merge_slashes = False
     for module in (  # in the order of the document
         users,

@@ -17,6 +17,7 @@ from flask.cli import with_appcontext
 from app.cli.common import DatabaseCommand
 from app.extensions import db, path_of_sqlite_file
 from app.models import User
+from ownership import give_to_owner_of_folder
 
 
 @click.command("db-backup", cls=DatabaseCommand)
@@ -27,14 +28,17 @@ def backup(file: Path, *, force: bool) -> None:
     """Copy the SQLite database to FILE, also while servers use it."""
     path = path_of_database()
     refuse_database_itself(file, path)
-    if file.exists() and not force:
+    target = file.resolve()  # a link stays, and what it leads to is replaced
+    if target.exists() and not target.is_file():
+        raise click.ClickException(f"{file} is no regular file")
+    if target.exists() and not force:
         raise click.ClickException(f"{file} exists; repeat with --force to replace it")
     with (
         errors_of(file),
         db.engine.connect() as connection,
-        checked_copy(driver_of(connection), file) as copy,
+        checked_copy(driver_of(connection), target) as copy,
     ):
-        move(copy, file)
+        move(copy, target)
     click.echo(f"{file} is a backup of {path}")
 
 
@@ -176,6 +180,7 @@ def put_in_place(copy: Path, path: Path) -> None:
     with closing(sqlite3.connect(copy)) as connection:
         # Two connections of a server that turn it on at once would fail.
         connection.execute("PRAGMA journal_mode = WAL")
+    give_to_owner_of_folder(copy)  # which is beside it
     move(copy, path)
 
 

@@ -125,6 +125,7 @@ def revoke_tokens(
 @click.option("--days", type=click.IntRange(0, 36500), default=30, show_default=True)
 def prune_tokens(days: int) -> None:
     """Delete tokens of access and of devices that expired more than DAYS ago."""
+    take_time(db.session.connection())  # from here on, the time is that of the database
     before = utc_now() - timedelta(days=days)
     count = sum(sum(kind.prune(before)) for kind in (AccessToken, DeviceSession))
     click.echo(f"{_tokens(count)} deleted")

@@ -268,8 +268,9 @@ def fill_environ(environ: Environ, scope: dict[str, Any]) -> None:
             raise RefusedError(400, f"the request has two {raw_name.decode('latin-1')} headers")
         else:
             environ[key] += f", {value}"
-    if "HTTP_HOST" not in environ and scope["http_version"] == "1.1":
-        raise RefusedError(400, "the request has no Host header")  # RFC 9112, 3.2
+    # RFC 9112, 3.2, and 9110, 4.2.1. Where there is none, Granian adds an empty one.
+    if not environ.get("HTTP_HOST") and scope["http_version"] == "1.1":
+        raise RefusedError(400, "the Host header is missing or empty")
 
 
 def call(application: _WSGI, environ: Environ) -> Answer:

@@ -46,6 +46,12 @@ class Request(flask.Request):
 
     _trusted_hosts: list[str] | None = None
 
+    def __init__(self, environ: "WSGIEnvironment", *args: Any, **kwargs: Any) -> None:
+        # A host is the same in any case (RFC 9110, 4.2.3), which Werkzeug does not know.
+        if "HTTP_HOST" in environ:
+            environ["HTTP_HOST"] = environ["HTTP_HOST"].lower()
+        super().__init__(environ, *args, **kwargs)
+
     @property
     def trusted_hosts(self) -> list[str] | None:
         """`TRUSTED_HOSTS`; none for checks of health, which come to the address of a machine."""
@@ -87,6 +93,7 @@ def init_app(app: Flask) -> None:
     app.do_teardown_request = _logging_failures(app.do_teardown_request)  # type: ignore[method-assign]  # Flask has no hook
     app.do_teardown_appcontext = _logging_failures(app.do_teardown_appcontext)  # type: ignore[method-assign]  # likewise
     app.session_interface = _Sessions()
+    app.before_request(_refuse_slashes)
     app.before_request(_refuse_tokens_in_query)
     origins = app.config["CORS_ORIGINS"]
     if origins:
@@ -100,6 +107,12 @@ def init_app(app: Flask) -> None:
             send_wildcard=True,  # `*` is answered with `*`
             always_send=False,  # only where the request has an Origin
         )
+
+
+def _refuse_slashes() -> None:
+    """Answer 404: Werkzeug takes `//api` for `/api`, but a proxy that guards `/api` does not."""
+    if request.environ["PATH_INFO"].startswith("//"):
+        abort(404)
 
 
 def _refuse_tokens_in_query() -> None:

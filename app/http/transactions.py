@@ -29,6 +29,8 @@ def _begin_unless_it_reads(
 ) -> None:
     """Turn autocommit on for this statement if it needs no transaction."""
     driver = cursor.connection
+    if connection.info.pop("autocommit", False):  # the statement before this one failed
+        driver.autocommit = False
     if (
         has_request_context()
         and request.method in SAFE_METHODS

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from flask import Flask
 
+from ownership import make_folder
+
 ANSWER_SECONDS = 40  # that the mail server may take for each line of its answers
 CLOSING = 421  # "I shall close this connection" (RFC 5321, 3.8), whatever the mail
 MOST_FILES = 1000  # in the folder; the oldest are deleted
@@ -136,7 +138,7 @@ class Folder:
         file = self._path / f"{message['Date'].datetime:%Y%m%dT%H%M%S}-{name}.eml"
         part = file.with_suffix(".part")
         try:
-            self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self._path, 0o700)
             # Only for its owner: it has a link that opens an account.
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600)
             with os.fdopen(descriptor, "wb") as opened:

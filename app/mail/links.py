@@ -94,9 +94,11 @@ def _fingerprint(purpose: Purpose, user: User) -> str:
 
 def _serializer(purpose: Purpose) -> URLSafeTimedSerializer:
     config = current_app.config
+    # The last one signs.
+    keys = [*reversed(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]]
     return URLSafeTimedSerializer(
-        # The last one signs.
-        [*reversed(config["SECRET_KEY_FALLBACKS"] or ()), config["SECRET_KEY"]],
+        # A variable of the environment may have any bytes.
+        [key.encode(errors="surrogateescape") for key in keys],
         salt=f"microblog-api mail {purpose}",
         signer=_Signer,
         signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha256},

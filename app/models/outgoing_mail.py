@@ -54,6 +54,7 @@ class OutgoingMail(Model):
 
         No other sender gets it for `CLAIM_SECONDS`.
         """
+        db.session.connection()  # from which on the time is that of the database
         now = utc_now()
         longest_due = sa.select(cls.id).where(cls.due <= now).order_by(cls.due).limit(1)
         # Asked first: on SQLite, the UPDATE would lock out other writers to change nothing.

@@ -134,9 +134,9 @@ class User(HasLogin):
         for name, value in ENDED.items():
             setattr(self, name, value)
         self.new_email = None  # a thief may have asked for it
-        # Also a token that was made since this object was read.
-        so.attributes.flag_modified(self, "token")
-        so.attributes.flag_modified(self, "token_expiration")
+        # Also what has come since this object was read: a token, an address.
+        for name in (*ENDED, "new_email"):
+            so.attributes.flag_modified(self, name)
         if self.id is not None:
             KnownSource.forget(self.id)
             revoke_rows(self.id)

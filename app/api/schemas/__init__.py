@@ -12,7 +12,7 @@ from app.api.schemas.access_tokens import (
     Rotation,
 )
 from app.api.schemas.admin import AdminUserCollection, AdminUserOut, UserSearchQuery
-from app.api.schemas.base import LOCATION, Answer, Body, PageQuery, collection
+from app.api.schemas.base import LOCATION, Answer, Body, PageQuery, StrictBody, collection
 from app.api.schemas.fields import Text
 from app.api.schemas.mail import ForgottenPassword, LinkToken, ResetPassword
 from app.api.schemas.sessions import SessionCollection
@@ -57,6 +57,7 @@ __all__ = [
     "ResetPassword",
     "Rotation",
     "SessionCollection",
+    "StrictBody",
     "Text",
     "TokenInfo",
     "TokenInfoQuery",

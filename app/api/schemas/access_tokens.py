@@ -2,7 +2,7 @@
 
 from apiflask.fields import DateTime, Integer, List, Nested, String
 
-from app.api.schemas.base import Answer, Body, PageLinks, PageMeta
+from app.api.schemas.base import Answer, PageLinks, PageMeta, StrictBody
 from app.api.schemas.fields import (
     A_TIME,
     AN_ACCESS_TOKEN,
@@ -18,7 +18,7 @@ from app.http.headers import path_to
 from app.models import AccessToken
 
 
-class NewAccessToken(Body):
+class NewAccessToken(StrictBody):
     name = Line(
         1,
         64,
@@ -39,7 +39,7 @@ class NewAccessToken(Body):
     )
 
 
-class Rotation(Body):
+class Rotation(StrictBody):
     overlap_seconds = Seconds(
         0,
         7 * 24 * 3600,

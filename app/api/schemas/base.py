@@ -5,7 +5,7 @@ from typing import Any
 from apiflask import Schema
 from apiflask.fields import Integer, String
 from flask import url_for
-from marshmallow import EXCLUDE
+from marshmallow import EXCLUDE, RAISE
 from marshmallow.fields import Field
 
 from app.api.schemas.fields import PageNumber, about, link
@@ -24,6 +24,15 @@ class Body(Schema):
         unknown = EXCLUDE
 
     error_messages = {"type": "the body must be a JSON object"}  # noqa: RUF012  a marshmallow declaration
+
+
+class StrictBody(Body):
+    """A JSON object in a request; unknown fields are refused, as one may be a misspelled limit."""
+
+    class Meta(Body.Meta):
+        unknown = RAISE
+
+    error_messages = Body.error_messages | {"unknown": "there is no such field"}
 
 
 class Answer(Schema):

@@ -120,6 +120,13 @@ class Scope(Text):
         return " ".join(name for name in SCOPES if name in names)
 
 
+class TokenText(Text):
+    """A token, without what a file may have around it: a byte order mark, a line break."""
+
+    def _deserialize(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        return super()._deserialize(value, *args, **kwargs).removeprefix("\ufeff").strip()
+
+
 class Seconds(Integer):
     """A whole number of seconds: `60` or `60.0`, but not `"60"` or `true`."""
 

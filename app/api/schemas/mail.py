@@ -6,7 +6,7 @@ from marshmallow import pre_load
 from marshmallow.validate import Length
 
 from app.api.schemas.base import Body
-from app.api.schemas.fields import NewPassword, Text, about
+from app.api.schemas.fields import NewPassword, Text, TokenText, about
 
 _A_LINK_TOKEN = "WzEsIjBhMWIyYzNkIl0.aSBbUA.3q2-7wAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 
@@ -27,7 +27,7 @@ class ForgottenPassword(Body):
 
 
 class LinkToken(Body):
-    token = Text(required=True, metadata=about(_A_LINK_TOKEN, "of the link in a mail"))
+    token = TokenText(required=True, metadata=about(_A_LINK_TOKEN, "of the link in a mail"))
 
 
 class ResetPassword(LinkToken):

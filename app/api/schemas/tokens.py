@@ -4,11 +4,11 @@ from typing import Any
 
 from apiflask import Schema
 from apiflask.fields import Boolean, Integer, List, Nested, String
-from marshmallow import EXCLUDE
+from marshmallow import EXCLUDE, ValidationError, pre_load
 from marshmallow.fields import Field
 
 from app.api.schemas.base import Answer, Body
-from app.api.schemas.fields import AN_ACCESS_TOKEN, Line, Scope, Text, about
+from app.api.schemas.fields import AN_ACCESS_TOKEN, Line, Scope, Text, TokenText, about
 from app.api.schemas.users import UserName
 
 A_LOGIN_TOKEN = "mbl_6kQ0ZtWc4mXUwb1YhJr8sD2eLfVgP7nE3xaz"
@@ -55,6 +55,14 @@ class TokenInfoQuery(Schema):
         metadata=about("read", "required scopes, separated by spaces; 403 if one is missing")
     )
 
+    @pre_load
+    def refuse_others(self, data: Any, **_: Any) -> Any:
+        """Refuse a misspelled or a second scope: a proxy lets a request through on any 2xx."""
+        _refuse_two(data, "scope")
+        if unknown := set(data) - {"scope"}:
+            raise ValidationError(dict.fromkeys(unknown, "there is no such parameter"))
+        return data
+
 
 class GivenToken(Schema):
     """The form of RFC 7662, 2.1 and RFC 7009, 2.1; a `token_type_hint` is ignored."""
@@ -62,7 +70,18 @@ class GivenToken(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    token = Text(required=True, metadata=about(AN_ACCESS_TOKEN))
+    token = TokenText(required=True, metadata=about(AN_ACCESS_TOKEN))
+
+    @pre_load
+    def refuse_two(self, data: Any, **_: Any) -> Any:
+        """Refuse a form with two tokens, of which one would be passed over (RFC 6749, 3.2)."""
+        _refuse_two(data, "token")
+        return data
+
+
+def _refuse_two(data: Any, name: str) -> None:
+    if len(data.getlist(name)) > 1:
+        raise ValidationError({name: "must be given once"})
 
 
 class Introspection(Answer):

@@ -1,0 +1,30 @@
+"""Files and folders that root makes, for the account that the server runs as."""
+
+import os
+from pathlib import Path
+
+
+def give_to_owner_of_folder(path: Path) -> None:
+    """Give a new file or folder, if root has made it, to the account that owns its folder.
+
+    So a service of that account can open it.
+
+    Raises:
+        OSError: the owner cannot be changed.
+    """
+    if os.geteuid() == 0:
+        folder = path.parent.stat()
+        # That account could have put a link in its place.
+        os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, if there is none.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not path.exists():
+        make_folder(path.parent)
+        path.mkdir(mode, exist_ok=True)
+        give_to_owner_of_folder(path)
