@@ -4,23 +4,25 @@
 #     ./test.sh               the quick tests, on SQLite
 #     ./test.sh --all         all tests, with coverage; on PostgreSQL too, if
 #                             TEST_DATABASE_URL names a database; arguments after
-#                             it are for the slow tests, which are the second half
+#                             it are for the last part
 #     ./test.sh ARGUMENTS...  pytest with these arguments
 set -euo pipefail
 cd "$(dirname "$0")"
 . ./venv.sh
 
 use_requirements requirements-dev.txt
-# On all cores; the others measure, or need the machine to themselves.
-quick=(python -m pytest -m "not slow" --numprocesses auto --dist worksteal)
+on_all_cores=(python -m pytest --numprocesses auto)
 if [ $# -eq 0 ]; then
     unset TEST_DATABASE_URL
-    exec "${quick[@]}"
+    exec "${on_all_cores[@]}" -m "not slow" --dist worksteal
 elif [ "$1" = --all ]; then
     shift
     status=0
-    "${quick[@]}" --cov --cov-report= || status=$?
-    python -m pytest -m slow --cov --cov-append \
+    "${on_all_cores[@]}" -m "not slow" --dist worksteal --cov --cov-report= || status=$?
+    # By files, whose tests share fixtures that take seconds.
+    "${on_all_cores[@]}" -m "slow and not alone" --dist loadfile \
+        --cov --cov-append --cov-report= || status=$?
+    python -m pytest -m "slow and alone" --cov --cov-append \
         --cov-report=term-missing:skip-covered "$@" || status=$?
     exit $status
 fi

@@ -17,7 +17,7 @@ from config import Config, database_uri
 from tests.helpers import PASSWORD, bearer
 from tests.services import ROLE, PgBouncer, PostgreSQL, free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # a cluster that waits loses its primary
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from tests.helpers import ROOT, Server, basic, json_of, until
 from tests.services import OpenSMTPD, free_port
 from tests.smtp import SMTPServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # measures how long answers take
 
 NEW = "battery staple"
 MANY = dict.fromkeys(("MAIL_LIMIT_PER_SOURCE", "MAIL_LIMIT_PER_RECIPIENT"), "1000000 per hour")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import Server, basic, bearer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]  # measures how long answers take
 
 SECONDS = 8  # for which an attack lasts
 POST = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\nContent-Type: %s\r\n\r\n"
