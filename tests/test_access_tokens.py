@@ -168,6 +168,11 @@ def test_concurrent_requests_cannot_exceed_the_limit_of_access_tokens(app, clien
     assert listed["_meta"]["total_items"] == 5
 
 
+def test_an_access_token_is_answered_without_reading_it_after_the_commit(make, statements):
+    make()  # a SELECT that fails then would leave a token whose text nobody has
+    assert statements[-1].startswith("INSERT INTO ")
+
+
 def test_creating_an_access_token_deletes_those_that_expired_30_days_ago(app, client, bob, make):
     make(name="old", expires_in=60)
     make(name="long", expires_in=60 * 24 * 3600)

@@ -214,6 +214,16 @@ def test_tokens_are_listed_in_the_order_in_which_they_were_made(flask, client, a
             assert [line.split("\t")[1] for line in flask(*command).splitlines()] == names
 
 
+def test_expired_tokens_are_deleted_1000_at_a_time(app, alice):
+    row = {"user_id": alice, "name": "old", "scope": "read"}
+    row |= dict.fromkeys(("created", "token_expiration"), datetime.now(UTC) - timedelta(days=31))
+    with app.app_context():
+        rows = [row | {"digest": number.to_bytes(32, "big")} for number in range(1001)]
+        db.session.execute(sa.insert(AccessToken), rows)
+        db.session.commit()
+        assert list(AccessToken.prune(datetime.now(UTC))) == [1000, 1]
+
+
 def test_tokens_that_expired_long_ago_are_deleted_in_batches(
     flask, client, alice, monkeypatch, statements
 ):

@@ -296,6 +296,14 @@ def test_an_address_is_that_of_its_owner_though_another_user_has_it_as_a_name(
     assert client.get("/api/users/me", headers=basic("alice@example.com")).json["id"] == alice
 
 
+def test_only_spaces_may_follow_latin_1(client, register):
+    register("alice", password="größer als groß")
+    (text,) = encoded("alice", "größer als groß", "latin-1").values()
+    for end, status in ((" \t", 200), ("\xa0", 401)):
+        headers = {"Authorization": text + end}
+        assert client.post("/api/tokens", headers=headers).status_code == status
+
+
 def test_latin_1_may_be_behind_several_spaces(client, register):
     register("alice", password="größer als groß")
     scheme, text = encoded("alice", "größer als groß", "latin-1")["Authorization"].split()

@@ -3,6 +3,7 @@
 import datetime as dt
 import decimal
 import enum
+import sqlite3
 import uuid
 from contextlib import ExitStack
 from typing import ClassVar
@@ -15,7 +16,7 @@ from app import create_app, db
 from app.auth import any_auth, current_credential
 from app.auth.credential import find_credential
 from app.extensions import engine_options
-from app.models import User
+from app.models import User, lookup
 from app.models.lookup import Lookup, put_into_session
 from app.models.total import Total
 from config import database_uri
@@ -82,6 +83,21 @@ def test_a_safe_method_reads_without_a_transaction(view, token):
 
     response = view(read).get("/view", headers=bearer(token))
     assert response.json == {"transaction": "IDLE"}
+
+
+def test_sqlite_is_not_asked_again_after_an_error(app, client, token, monkeypatch):
+    if app.config["SQLALCHEMY_DATABASE_URI"].startswith("postgresql"):
+        pytest.skip("there a connection can be lost")
+    execute, failures = lookup._execute, [sqlite3.OperationalError("locked")]  # noqa: SLF001  where the driver fails
+    failures[0].sqlite_errorcode = sqlite3.SQLITE_BUSY
+
+    def fail_once(*arguments):
+        if failures:
+            raise failures.pop()
+        return execute(*arguments)
+
+    monkeypatch.setattr(lookup, "_execute", fail_once)
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 503
 
 
 def test_the_current_user_is_whole(view, token):

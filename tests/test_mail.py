@@ -174,6 +174,18 @@ def test_the_first_log_in_from_an_unknown_source_is_told_and_no_other(client, al
         assert subjects(mailbox.send()) == [LOG_IN_TOLD]
 
 
+def test_a_log_in_of_somebody_else_does_not_make_a_new_source_the_first(
+    client, alice, bob, mailbox
+):
+    client.post("/api/tokens", headers=basic("alice"))
+    mailbox.send()
+    with later(days=40):  # Alice's source has expired
+        client.post("/api/tokens", headers=basic("bob"))
+        origin = {"REMOTE_ADDR": "198.51.100.2"}
+        client.post("/api/tokens", headers=basic("alice"), environ_base=origin)
+        assert subjects(mailbox.send()) == [LOG_IN_TOLD]
+
+
 def test_log_ins_at_once_from_one_new_source_are_told_once(app, client, alice, mailbox):
     client.post("/api/tokens", headers=basic("alice"))
     mailbox.send()

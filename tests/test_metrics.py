@@ -78,6 +78,14 @@ def test_log_ins_and_revocations_are_counted_as_audit_events(client, alice, even
     assert counted("throttled_requests_total", limit="log in per source") == 1
 
 
+def test_a_throttled_access_token_is_counted(client, alice, counted):
+    body = {"name": "script", "scope": "read", "limit": "1 per minute"}
+    made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
+    for status in (200, 429):
+        assert client.get("/api/users/me", headers=bearer(made["token"])).status_code == status
+    assert counted("throttled_requests_total", limit="access token") == 1
+
+
 def test_a_throttled_registration_is_counted_by_the_name_of_its_limit(app, client, counted):
     app.config["REGISTRATION_LIMIT_PER_SOURCE"] = "1 per hour"
     for name in ("alice", "bob"):

@@ -8,15 +8,25 @@ import pytest
 import sqlalchemy as sa
 from apiflask import APIBlueprint, abort
 from apiflask.fields import Dict, Integer, List, Nested, String
+from flask import url_for
 from flask.views import MethodView, View
 from marshmallow import ValidationError, validates_schema
 from openapi_spec_validator import validate
 
 from app import create_app, db
 from app.api.schemas import Answer, Body, StrictBody, Text
-from app.auth import any_auth, basic_auth, current_credential, public, token_auth
-from app.models import AccessToken, User
-from tests.helpers import ROOT, basic, bearer
+from app.auth import (
+    any_auth,
+    basic_auth,
+    current_credential,
+    fresh,
+    own_account,
+    public,
+    roles_required,
+    token_auth,
+)
+from app.models import AccessToken, User, grant_role
+from tests.helpers import ROOT, basic, bearer, later
 
 
 class Address(StrictBody):
@@ -134,6 +144,23 @@ class Forgotten(MethodView):
         return "open to everybody"
 
 
+class Guarded(MethodView):
+    @bp.auth_required(any_auth, roles=["read"])
+    @fresh
+    def get(self, id):
+        return {"id": id}
+
+    @bp.auth_required(any_auth)
+    @roles_required("editor")
+    def post(self, id):
+        return {"id": id}
+
+    @bp.auth_required(any_auth)
+    @own_account
+    def put(self):
+        return {"id": "own"}
+
+
 class Old(View):
     """Flask's plain class-based view, which has no functions for methods."""
 
@@ -194,6 +221,7 @@ BETWEEN = []  # what the test does between the two writes
 for view in (Both, Decorated, Forgotten, Old, OldPublic):
     name = view.__name__.lower()
     bp.add_url_rule(f"/{name}", view_func=view.as_view(name))
+bp.add_url_rule("/guarded/<int:id>", view_func=Guarded.as_view("guarded"))
 
 
 @pytest.fixture
@@ -359,6 +387,34 @@ def test_each_method_of_a_class_based_view_has_its_own_authentication(own, token
     assert own.get("/own/decorated", headers=basic("alice")).status_code == 401
     for method in ("GET", "POST"):
         assert own.open("/own/forgotten", method=method, headers=bearer(token)).status_code == 403
+
+
+def test_each_decorator_restricts_a_method_of_a_class_based_view(own, app, alice, token):
+    path, headers = f"/own/guarded/{alice}", bearer(token)
+    assert own.get(path, headers=headers).json == {"id": alice}
+    with later(hours=2):
+        assert own.get(path, headers=basic("alice")).json == {"id": alice}
+    assert own.post(path, headers=headers).status_code == 403
+    with app.app_context():
+        grant_role(db.session.get(User, alice), "editor")
+        db.session.commit()
+    assert own.post(path, headers=headers).json == {"id": alice}
+    assert own.put(path, headers=headers).json == {"id": "own"}
+    assert own.put(f"/own/guarded/{alice + 1}", headers=headers).status_code == 403
+
+
+def test_no_password_was_given_with_an_access_token(own, client, alice):
+    body = {"name": "script", "scope": "read"}
+    made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
+    answer = own.get(f"/own/guarded/{alice}", headers=bearer(made["token"]))
+    assert (answer.status_code, answer.json) == (401, {"error": "Unauthorized"})
+
+
+def test_links_to_the_routes_of_tokens_are_made_by_their_names(own):
+    with own.application.test_request_context():
+        assert url_for("tokens.get_token") == "/api/tokens"
+        assert url_for("sessions.end_session", id=1) == "/api/sessions/1"
+        assert url_for("access_tokens.rotate_access_token", id=1) == "/api/access-tokens/1/rotation"
 
 
 def test_login_required_and_class_based_views_are_documented(own):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 
+import argon2
 import pytest
 import sqlalchemy as sa
 from argon2.exceptions import VerifyMismatchError
@@ -116,6 +117,12 @@ def test_a_password_is_set_and_checked_without_an_application_context():
     assert user.password_hash.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
 
 
+def test_the_hash_of_nobody_is_computed_like_any_other():
+    nobodys = passwords._unmatchable_hash(1, 8)  # noqa: SLF001  how long it takes is a slow test
+    with pytest.raises(VerifyMismatchError):  # not that it cannot be decoded
+        argon2.PasswordHasher().verify(nobodys, "correct horse")
+
+
 def test_an_unreadable_argon2_hash_needs_rehash(app):
     with app.app_context():
         assert passwords.needs_rehash("$argon2id$broken")
@@ -202,6 +209,22 @@ def test_there_are_no_rules_about_kinds_of_characters(client, register, password
     assert client.post("/api/tokens", headers=basic("alice", password)).status_code == 200
     # Nothing is truncated.
     assert client.post("/api/tokens", headers=basic("alice", password[:-1])).status_code == 401
+
+
+def test_the_part_before_the_first_at_of_an_imported_name_is_the_own_name(app, client, alice):
+    with app.app_context():
+        db.session.get(User, alice).username = "lemonwater@x@y"
+        db.session.commit()
+    body = {"current_password": PASSWORD, "new_password": "lemonwater12"}
+    headers = basic("alice@example.com")
+    answer = client.put(f"/api/users/{alice}/password", json=body, headers=headers)
+    assert answer.status_code == 400
+
+
+def test_a_comment_of_the_list_is_no_common_password(register):
+    lines = (ROOT / "app" / "security" / "common_passwords.txt").read_text().splitlines()
+    comments = [line for line in lines if line.startswith("#") and line == line.lower()]
+    register("alice", password=max(comments, key=len))
 
 
 @pytest.mark.parametrize("name", ["1990", "...", "-"])

@@ -74,6 +74,13 @@ def test_a_token_past_its_renewal_limit_gets_a_challenge_to_log_in_again(
         assert response.headers["WWW-Authenticate"] == AGAIN
 
 
+def test_after_a_log_out_no_token_is_renewed_in_code(app, client, alice, token):
+    client.delete("/api/tokens", headers=bearer(token))
+    with app.app_context():
+        user = db.session.get(User, alice)
+        assert user.renew_token(3600, timedelta(days=30)) is False
+
+
 def test_a_token_of_the_tutorial_is_not_renewed(app, client, alice, renew):
     """Backups of its database have the text."""
     text = "0123456789abcdef0123456789abcdef"

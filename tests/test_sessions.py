@@ -1,6 +1,8 @@
 """Log ins of devices: each has a token of its own, and its owner can list and end them."""
 
 import hashlib
+import io
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -85,6 +87,30 @@ def test_the_database_has_a_digest_of_the_token_of_a_device(app, log_in_at):
         row = db.session.execute(sa.select(DeviceSession.__table__)).one()
         assert row.digest == hashlib.sha256(text.encode()).digest()
         assert text not in str(row)
+
+
+@pytest.mark.parametrize("by", ["header", "body"])
+def test_the_body_of_a_log_in_may_come_in_chunks(client, alice, by):
+    body = {"device": "phone"}
+    if by == "body":
+        body |= {"username": "alice", "password": PASSWORD}
+    answer = client.post(
+        "/api/tokens",
+        input_stream=io.BytesIO(json.dumps(body).encode()),
+        content_type="application/json",
+        headers=basic("alice") if by == "header" else None,
+        # As `flask run` has it.
+        environ_overrides={"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True},
+    )
+    assert answer.json["token"].startswith("mbd_")
+
+
+def test_an_object_shows_at_once_that_all_tokens_have_ended(app, alice, token):
+    with app.app_context():
+        user = db.session.get(User, alice)
+        assert user.has_live_token
+        User.revoke_tokens(alice)
+        assert not user.has_live_token
 
 
 def test_logging_out_a_device_ends_it_alone(client, log_in_at, token, works):

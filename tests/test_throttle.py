@@ -114,6 +114,35 @@ def clock(monkeypatch):
         yield clock
 
 
+def test_a_guess_beyond_the_limit_does_not_wait_for_others(app, guess, alice, events):
+    for _ in range(20):
+        guess("alice")
+    can_end = threading.Event()
+    for _ in range(app.config["PASSWORD_HASH_CONCURRENCY"]):  # all threads are busy
+        app.extensions["passwords"]._threads.submit(can_end.wait)  # noqa: SLF001  no test can fill them in time
+    try:
+        assert guess("alice").status_code == 429
+    finally:
+        can_end.set()
+    assert events()[-1]["event"] == "log_in_throttled"
+
+
+def test_unknown_names_of_which_one_has_the_capitals_of_the_other_are_two(client_of):
+    client = client_of(LOGIN_LIMIT_PER_ACCOUNT="1 per hour")
+    for name in ("stra\N{LATIN SMALL LETTER SHARP S}e", "strasse"):
+        assert client.post("/api/tokens", headers=basic(name)).status_code == 401
+
+
+def test_a_charge_is_refunded_once(app):
+    with app.app_context():
+        limit = Limit("notes", "5 per minute", 1)
+        limit.charge()
+        limit.charge()
+        limit.refund()
+        limit.refund()
+        assert limit.window().remaining == 4
+
+
 def test_a_budget_is_restored_after_its_window(guess, alice, clock):
     for _ in range(20):
         guess("alice")

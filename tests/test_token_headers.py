@@ -2,6 +2,7 @@
 
 import cProfile
 import gc
+import time
 
 import pytest
 from werkzeug.test import EnvironBuilder
@@ -123,6 +124,21 @@ def test_in_its_last_second_the_window_has_one_second_left(make, get, monkeypatc
     assert get(text).status_code == 200
     monkeypatch.setattr(rate_limits, "monotonic_now", lambda: now + 59.5)
     assert get(text).headers["RateLimit"] == '"default";r=1;t=1'
+
+
+def test_a_window_that_redis_rounds_to_0_seconds_has_1_left(make, get, monkeypatch):
+    text = make(limit="3 per minute")["token"]
+    assert get(text).status_code == 200
+    monkeypatch.setattr(rate_limits.ProcessStorage, "get_expiry", lambda *_: time.time())
+    assert get(text).headers["RateLimit"] == '"default";r=1;t=1'
+
+
+def test_a_refused_request_need_not_wait_for_more_than_the_last_second(make, get, monkeypatch):
+    text = make(limit="1 per second")["token"]
+    monkeypatch.setattr(rate_limits, "monotonic_now", lambda: 100.0)
+    assert get(text).status_code == 200
+    refused = get(text)
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "1")
 
 
 def test_after_the_window_the_token_works_again(make, get):

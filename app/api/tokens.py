@@ -71,7 +71,7 @@ def get_token() -> Any:
 
 def _given_device() -> str | None:
     """Return the name of the device; any other body is ignored, as in the tutorial."""
-    if not (request.content_length and request.is_json):
+    if not (request.has_body and request.is_json):
         return None
     try:
         body = load_json(request)

@@ -47,11 +47,11 @@ def own_account(view: Callable[..., R]) -> Callable[..., R]:
     """
 
     @wraps(view)
-    def decorated(id: int, **kwargs: Any) -> R:
+    def decorated(*args: Any, id: int, **kwargs: Any) -> R:
         credential = current_credential()
         if credential is None or credential.user_id != id:
             abort(403)
-        return view(**kwargs)
+        return view(*args, **kwargs)
 
     return decorated
 

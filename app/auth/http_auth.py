@@ -135,7 +135,7 @@ class LogInAuth(HTTPBasicAuth):
     """`Basic`; or, without an `Authorization` header, `username` and `password` in the JSON."""
 
     def get_auth(self) -> Authorization | None:
-        if "HTTP_AUTHORIZATION" in request.environ or not request.content_length:
+        if "HTTP_AUTHORIZATION" in request.environ or not request.has_body:
             return super().get_auth()
         if not request.is_json:
             return None

@@ -61,6 +61,11 @@ class Request(flask.Request):
     def trusted_hosts(self, names: list[str] | None) -> None:
         self._trusted_hosts = names
 
+    @property
+    def has_body(self) -> bool:
+        """Whether a body was sent; the length of a chunked one is not known (RFC 9112, 6.3)."""
+        return bool(self.content_length) or "HTTP_TRANSFER_ENCODING" in self.environ
+
     # Random; the response and the log lines of this request share it.
     id = environ_property[str](_REQUEST_ID)
 

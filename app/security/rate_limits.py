@@ -129,9 +129,9 @@ class Limit:
     def _window(self, counter: FixedWindowRateLimiter) -> Window:
         amount, seconds = self._rate.amount, self._rate.get_expiry()
         stats = counter.get_window_stats(self._rate, *self._key)
-        left = math.ceil(stats.reset_time - unix_now())
-        is_open = left > 0 and stats.remaining < amount
-        return Window(amount, seconds, stats.remaining, min(left, seconds) if is_open else seconds)
+        is_open = stats.remaining < amount
+        left = min(_seconds_until(stats.reset_time), seconds) if is_open else seconds
+        return Window(amount, seconds, stats.remaining, left)
 
     def _hit(self, counter: FixedWindowRateLimiter) -> bool:
         if not counter.hit(self._rate, *self._key):
@@ -147,8 +147,12 @@ class Limit:
     def _seconds_to_wait(self, counter: FixedWindowRateLimiter) -> int:
         if counter.test(self._rate, *self._key):
             return 0
-        reset_time = counter.get_window_stats(self._rate, *self._key).reset_time
-        return max(1, math.ceil(reset_time - unix_now()))
+        return _seconds_until(counter.get_window_stats(self._rate, *self._key).reset_time)
+
+
+def _seconds_until(reset_time: float) -> int:
+    """Return at least 1: Redis rounds the time that is left, in the last half second to 0."""
+    return max(1, math.ceil(reset_time - unix_now()))
 
 
 def charge_all(several: Sequence[Limit]) -> None:
