@@ -23,7 +23,7 @@ from tests.helpers import ROOT, Server, basic, json_of, until
 from tests.services import OpenSMTPD, free_port
 from tests.smtp import SMTPServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]  # measures how long answers take
+pytestmark = pytest.mark.slow
 
 NEW = "battery staple"
 MANY = dict.fromkeys(("MAIL_LIMIT_PER_SOURCE", "MAIL_LIMIT_PER_RECIPIENT"), "1000000 per hour")
@@ -200,6 +200,7 @@ def test_a_server_without_starttls_gets_no_mail(smtp, start):
         assert plain.count == 0
 
 
+@pytest.mark.alone  # measures how long answers take
 def test_while_the_mail_server_is_away_requests_are_as_fast_and_nothing_is_lost(smtp, start):
     server = start(smtp)
 
@@ -371,6 +372,7 @@ def test_a_stop_waits_for_the_mail_that_is_being_sent_but_not_for_a_slow_server(
     assert len({mail.recipients[0] for mail in smtp.mails}) == smtp.count == 30
 
 
+@pytest.mark.alone  # measures how long answers take
 def test_a_known_and_an_unknown_login_take_the_same_time(smtp, start_shared):
     server = start_shared(smtp)
     server.request("POST", "/api/users", json_body=json_of("alice"))
