@@ -296,7 +296,7 @@ def test_an_address_is_that_of_its_owner_though_another_user_has_it_as_a_name(
     assert client.get("/api/users/me", headers=basic("alice@example.com")).json["id"] == alice
 
 
-def test_only_spaces_may_follow_latin_1(client, register):
+def test_only_spaces_and_tabs_may_follow_credentials_in_latin_1(client, register):
     register("alice", password="größer als groß")
     (text,) = encoded("alice", "größer als groß", "latin-1").values()
     for end, status in ((" \t", 200), ("\xa0", 401)):

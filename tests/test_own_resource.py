@@ -392,7 +392,9 @@ def test_each_method_of_a_class_based_view_has_its_own_authentication(own, token
 def test_each_decorator_restricts_a_method_of_a_class_based_view(own, app, alice, token):
     path, headers = f"/own/guarded/{alice}", bearer(token)
     assert own.get(path, headers=headers).json == {"id": alice}
-    with later(hours=2):
+    own.application.config["FRESH_LOGIN_SECONDS"] = 60
+    with later(minutes=2):
+        assert own.get(path, headers=headers).status_code == 401
         assert own.get(path, headers=basic("alice")).json == {"id": alice}
     assert own.post(path, headers=headers).status_code == 403
     with app.app_context():
@@ -403,18 +405,17 @@ def test_each_decorator_restricts_a_method_of_a_class_based_view(own, app, alice
     assert own.put(f"/own/guarded/{alice + 1}", headers=headers).status_code == 403
 
 
-def test_no_password_was_given_with_an_access_token(own, client, alice):
+def test_an_access_token_is_never_fresh(own, client, alice):
     body = {"name": "script", "scope": "read"}
     made = client.post("/api/access-tokens", json=body, headers=basic("alice")).json
     answer = own.get(f"/own/guarded/{alice}", headers=bearer(made["token"]))
     assert (answer.status_code, answer.json) == (401, {"error": "Unauthorized"})
 
 
-def test_links_to_the_routes_of_tokens_are_made_by_their_names(own):
+def test_url_for_knows_the_routes_of_tokens_by_the_names_of_the_tutorial(own):
     with own.application.test_request_context():
         assert url_for("tokens.get_token") == "/api/tokens"
         assert url_for("sessions.end_session", id=1) == "/api/sessions/1"
-        assert url_for("access_tokens.rotate_access_token", id=1) == "/api/access-tokens/1/rotation"
 
 
 def test_login_required_and_class_based_views_are_documented(own):

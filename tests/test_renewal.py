@@ -74,7 +74,7 @@ def test_a_token_past_its_renewal_limit_gets_a_challenge_to_log_in_again(
         assert response.headers["WWW-Authenticate"] == AGAIN
 
 
-def test_after_a_log_out_no_token_is_renewed_in_code(app, client, alice, token):
+def test_renew_token_returns_false_after_a_log_out(app, client, alice, token):
     client.delete("/api/tokens", headers=bearer(token))
     with app.app_context():
         user = db.session.get(User, alice)

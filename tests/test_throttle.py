@@ -106,20 +106,12 @@ def test_all_spellings_of_an_unknown_name_share_one_budget(guess):
         assert {guess(name, stranger(50)).status_code for name in names} == {429}
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """The clocks of this process, which stand still until they are shifted."""
-    monkeypatch.setattr(rate_limits, "monotonic_now", time.time)
-    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
-        yield clock
-
-
 def test_a_guess_beyond_the_limit_does_not_wait_for_others(app, guess, alice, events):
     for _ in range(20):
         guess("alice")
     can_end = threading.Event()
     for _ in range(app.config["PASSWORD_HASH_CONCURRENCY"]):  # all threads are busy
-        app.extensions["passwords"]._threads.submit(can_end.wait)  # noqa: SLF001  no test can fill them in time
+        app.extensions["passwords"]._threads.submit(can_end.wait)  # noqa: SLF001  requests would keep them busy for a moment only
     try:
         assert guess("alice").status_code == 429
     finally:
@@ -127,20 +119,29 @@ def test_a_guess_beyond_the_limit_does_not_wait_for_others(app, guess, alice, ev
     assert events()[-1]["event"] == "log_in_throttled"
 
 
-def test_unknown_names_of_which_one_has_the_capitals_of_the_other_are_two(client_of):
+def test_unknown_names_that_differ_in_small_letters_alone_have_a_budget_each(client_of):
     client = client_of(LOGIN_LIMIT_PER_ACCOUNT="1 per hour")
+    # Both are STRASSE in capitals.
     for name in ("stra\N{LATIN SMALL LETTER SHARP S}e", "strasse"):
         assert client.post("/api/tokens", headers=basic(name)).status_code == 401
 
 
 def test_a_charge_is_refunded_once(app):
     with app.app_context():
-        limit = Limit("notes", "5 per minute", 1)
-        limit.charge()
-        limit.charge()
+        limit, of_other_request = (Limit("notes", "5 per minute", 1) for _ in range(2))
+        for one in (limit, of_other_request):
+            one.charge()
         limit.refund()
         limit.refund()
         assert limit.window().remaining == 4
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clocks of this process, which stand still until they are shifted."""
+    monkeypatch.setattr(rate_limits, "monotonic_now", time.time)
+    with time_machine.travel(datetime.now(UTC), tick=False) as clock:
+        yield clock
 
 
 def test_a_budget_is_restored_after_its_window(guess, alice, clock):

@@ -133,7 +133,7 @@ def test_a_window_that_redis_rounds_to_0_seconds_has_1_left(make, get, monkeypat
     assert get(text).headers["RateLimit"] == '"default";r=1;t=1'
 
 
-def test_a_refused_request_need_not_wait_for_more_than_the_last_second(make, get, monkeypatch):
+def test_retry_after_is_1_in_a_window_of_one_second(make, get, monkeypatch):
     text = make(limit="1 per second")["token"]
     monkeypatch.setattr(rate_limits, "monotonic_now", lambda: 100.0)
     assert get(text).status_code == 200

@@ -7,7 +7,7 @@ from apiflask import Schema, abort
 from apiflask.schema_adapters.marshmallow import parser
 from flask import Flask, Request, current_app
 from webargs.multidictproxy import MultiDictProxy
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 
 def init_app(_app: Flask) -> None:
@@ -49,7 +49,7 @@ def _read_body(request: Request) -> bytes:
     if request.content_length is None:
         # Werkzeug truncates a chunked body at the limit without an error.
         if len(body) >= current_app.config["MAX_CONTENT_LENGTH"]:
-            abort(413)
+            raise RequestEntityTooLarge
     elif len(body) < request.content_length:
         abort(400, "the body ends before its Content-Length")
     return body

@@ -63,8 +63,14 @@ class Request(flask.Request):
 
     @property
     def has_body(self) -> bool:
-        """Whether a body was sent; the length of a chunked one is not known (RFC 9112, 6.3)."""
-        return bool(self.content_length) or "HTTP_TRANSFER_ENCODING" in self.environ
+        """Whether there is a body. A chunked one has no length where the server does not read it.
+
+        `flask run` and gunicorn do not; that it can be read, they say with `wsgi.input_terminated`.
+        """
+        is_chunked = "HTTP_TRANSFER_ENCODING" in self.environ
+        return bool(
+            self.content_length or (is_chunked and self.environ.get("wsgi.input_terminated"))
+        )
 
     # Random; the response and the log lines of this request share it.
     id = environ_property[str](_REQUEST_ID)
