@@ -157,8 +157,8 @@ class Guarded(MethodView):
 
     @bp.auth_required(any_auth)
     @own_account
-    def put(self):
-        return {"id": "own"}
+    def put(self, word="own"):
+        return {"id": word}
 
 
 class Old(View):
@@ -221,7 +221,9 @@ BETWEEN = []  # what the test does between the two writes
 for view in (Both, Decorated, Forgotten, Old, OldPublic):
     name = view.__name__.lower()
     bp.add_url_rule(f"/{name}", view_func=view.as_view(name))
-bp.add_url_rule("/guarded/<int:id>", view_func=Guarded.as_view("guarded"))
+guarded = Guarded.as_view("guarded")
+bp.add_url_rule("/guarded/<int:id>", view_func=guarded)
+bp.add_url_rule("/guarded/<int:id>/<word>", view_func=guarded, methods=["PUT"])
 
 
 @pytest.fixture
@@ -402,6 +404,7 @@ def test_each_decorator_restricts_a_method_of_a_class_based_view(own, app, alice
         db.session.commit()
     assert own.post(path, headers=headers).json == {"id": alice}
     assert own.put(path, headers=headers).json == {"id": "own"}
+    assert own.put(f"{path}/other", headers=headers).json == {"id": "other"}
     assert own.put(f"/own/guarded/{alice + 1}", headers=headers).status_code == 403
 
 
