@@ -415,7 +415,7 @@ def test_an_access_token_is_never_fresh(own, client, alice):
     assert (answer.status_code, answer.json) == (401, {"error": "Unauthorized"})
 
 
-def test_url_for_knows_the_routes_of_tokens_by_the_names_of_the_tutorial(own):
+def test_url_for_knows_the_routes_of_tokens_and_sessions(own):
     with own.application.test_request_context():
         assert url_for("tokens.get_token") == "/api/tokens"
         assert url_for("sessions.end_session", id=1) == "/api/sessions/1"
