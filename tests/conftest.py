@@ -24,6 +24,7 @@ import re
 import secrets
 import shutil
 import subprocess
+import tempfile
 from contextlib import ExitStack, contextmanager
 
 import argon2
@@ -463,14 +464,16 @@ def open_page(browser):
 
 
 @pytest.fixture(scope="session")
-def podman(tmp_path_factory):
+def podman():
     """Podman, with the image of the Dockerfile."""
-    podman = Podman(tmp_path_factory.mktemp("podman"))
-    try:
-        podman.build()
-        yield podman
-    finally:
-        podman.close()
+    # Not a folder of pytest: Podman refuses a --runroot of more than 50 characters.
+    with tempfile.TemporaryDirectory(prefix="podman-", ignore_cleanup_errors=True) as folder:
+        podman = Podman(Path(folder))
+        try:
+            podman.build()
+            yield podman
+        finally:
+            podman.close()
 
 
 @pytest.fixture

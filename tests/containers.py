@@ -162,7 +162,6 @@ class Podman:
         until(lambda: "populated 0" in (self.cgroup / "cgroup.events").read_text())
         for folder, _, _ in os.walk(self.cgroup, topdown=False):
             Path(folder).rmdir()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Machine:
