@@ -103,11 +103,19 @@ class Podman:
             self.cgroup.mkdir()
         except OSError as error:
             pytest.skip(f"no control groups for containers here: {error}")
-        mount = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && echo ready && exec sleep infinity"
+        # A /dev/null of its own: Podman gives its owner to the user of a container.
+        mount = """
+            mount -t cgroup2 cgroup2 /sys/fs/cgroup
+            mount -t tmpfs tmpfs /mnt
+            mknod -m 666 /mnt/null c 1 3
+            mount --bind /mnt/null /dev/null
+            echo ready
+            exec sleep infinity
+        """
         self.process = subprocess.Popen(
             [
                 *self.in_cgroup(),
-                *(unshare, "--mount", "--cgroup", "--propagation=private", "sh", "-c", mount),
+                *(unshare, "--mount", "--cgroup", "--propagation=private", "sh", "-ec", mount),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
