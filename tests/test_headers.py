@@ -121,6 +121,23 @@ def test_an_invalid_forwarded_address_is_rate_limited_like_any_other(client_of, 
     assert client.post("/api/tokens", headers=headers).status_code == 429
 
 
+@pytest.mark.parametrize(
+    ("sent", "source"),
+    [
+        ("192.0.2.9:51234", "192.0.2.9"),
+        ("[2001:db8::9]:51234", "2001:db8::9"),
+        ("[2001:db8::9]", "2001:db8::9"),
+        ("unknown", None),
+    ],
+)
+def test_the_audit_log_has_an_address_to_which_the_proxy_has_appended_the_port(
+    client_of, events, sent, source
+):
+    client = client_of(TRUSTED_PROXIES=1)
+    client.post("/api/tokens", headers=basic("nobody") | {"X-Forwarded-For": sent})
+    assert events()[-1]["source"] == source
+
+
 def test_a_forwarded_host_is_ignored(client_of):
     client = client_of(TRUSTED_PROXIES=1, TRUSTED_HOSTS=["api.example.com"])
     headers = {"X-Forwarded-Host": "api.example.com"}

@@ -22,7 +22,6 @@ import re
 import sys
 from datetime import UTC, datetime
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, TextIO
 from urllib.parse import quote
 
@@ -30,6 +29,7 @@ from flask import Flask, has_request_context
 from flask.logging import default_handler, has_level_handler
 
 from app.http.headers import request
+from app.security.rate_limits import parse_address
 
 
 def init_app(app: Flask) -> None:
@@ -64,11 +64,9 @@ def quoted_path(path: str) -> str:
 
 @lru_cache
 def address(text: str | None) -> str | None:
-    """Return the address of a client; `None` if a proxy has sent something else."""
-    try:
-        return str(ip_address(text or ""))
-    except ValueError:
-        return None
+    """Return the address of a client without its port; `None` if a proxy sent something else."""
+    ip = parse_address(text or "")
+    return None if ip is None else str(ip)
 
 
 def mask_tokens(text: str) -> str:

@@ -190,10 +190,10 @@ def is_within(rate: str, most: str) -> bool:
 def source_of(address: str | None) -> str:
     """Return what a client at `address` is counted as: an IPv4 address or an IPv6 /64 network.
 
-    One customer of a provider is given a /64 network. Some proxies append the port,
-    which is ignored. All addresses that cannot be read are one source, "unknown".
+    One customer of a provider is given a /64 network. All addresses that cannot be read
+    are one source, "unknown".
     """
-    ip = _parse_address(address or "")
+    ip = parse_address(address or "")
     if ip is None:
         return "unknown"
     if isinstance(ip, ipaddress.IPv4Address):
@@ -203,7 +203,8 @@ def source_of(address: str | None) -> str:
     return str(ipaddress.IPv6Network((int(ip), 64), strict=False))
 
 
-def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the IP address in `text`, to which a proxy may have appended the port, or `None`."""
     with suppress(ValueError):
         return ipaddress.ip_address(text)
     with suppress(ValueError):  # perhaps with a port
