@@ -108,7 +108,7 @@ def test_a_user_can_change_only_their_own_password(client, change_password, alic
 def test_an_invalid_body_is_refused_before_the_password_is_checked(
     client, alice, token, monkeypatch, body, field
 ):
-    monkeypatch.setattr("app.security.passwords.matches", None)
+    monkeypatch.setattr("app.security.passwords.find_match", None)
     response = client.put(f"/api/users/{alice}/password", json=body, headers=bearer(token))
     assert response.status_code == 400
     assert field in response.json["errors"]

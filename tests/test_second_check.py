@@ -269,14 +269,14 @@ def test_no_event_is_recorded_of_what_was_not_committed(
 def test_a_password_changed_during_its_check_makes_no_source_known(
     app, client, alice, meanwhile, monkeypatch, method
 ):
-    matches = passwords.matches
+    find_match = passwords.find_match
 
     def match_and_change(*args, **kwargs):
-        result = matches(*args, **kwargs)
+        result = find_match(*args, **kwargs)
         meanwhile(change_password)
         return result
 
-    monkeypatch.setattr(passwords, "matches", match_and_change)
+    monkeypatch.setattr(passwords, "find_match", match_and_change)
     path = {"GET": "/api/users/me", "POST": "/api/tokens"}[method]
     environ = {"REMOTE_ADDR": "203.0.113.66"}
     response = client.open(path, method=method, headers=basic("alice"), environ_base=environ)

@@ -174,7 +174,7 @@ def change_password(fields: dict[str, str]) -> Any:
     refusal = password_policy.refusal(fields["new_password"], user.username, user.email)
     if refusal is not None:
         abort(400, detail={"json": {"new_password": [refusal]}})
-    if not try_password(user, fields["current_password"]):
+    if not try_password(user, [fields["current_password"]]):
         check_again()  # it may have been right until another request has changed it
         abort(403, "the current password is wrong")
     user.change_password(fields["new_password"])

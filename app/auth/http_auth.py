@@ -226,8 +226,8 @@ def verify_password(login: str, password: str) -> Credential | None:
         return None
     user = User.find_by_login(login)
     account = normal_login(login).lower() if user is None else ""
-    other = None if password.isascii() else passwords.as_latin_1(password)
-    if not try_password(user, password, account, other) or user is None:
+    readings = [password] if password.isascii() else [password, passwords.as_latin_1(password)]
+    if not try_password(user, readings, account) or user is None:
         require_password()  # also where credentials are optional
     audit.record(Event.LOG_IN, user.id)
     credential = Credential(

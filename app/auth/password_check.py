@@ -30,9 +30,7 @@ from app.security.rate_limits import Limit, LimitReachedError, charge_all, refun
 COUNTS = "wrong passwords"
 
 
-def try_password(
-    user: User | None, password: str, account: str = "", other: str | None = None
-) -> bool:
+def try_password(user: User | None, readings: list[str], account: str = "") -> bool:
     """Try a password within the limits; return whether it is the user's.
 
     Commits: no connection is held while the password waits for its turn, and the
@@ -40,9 +38,8 @@ def try_password(
 
     Args:
         user: `None` if there is no such user, which takes as long.
-        password: from the client.
+        readings: of the password from the client; all of them are one try.
         account: the name that was given, to charge where there is no user.
-        other: another reading of the password, which is tried at no further charge.
 
     Raises:
         LimitReachedError: a limit is reached; nothing was checked.
@@ -60,13 +57,13 @@ def try_password(
         # Charged before the hash is computed: else many passwords could be checked
         # at once before the first of them counts.
         charge, refund = partial(charge_all, limits), partial(refund_all, limits)
-        is_right = passwords.matches(password_hash, password, other, charge, refund)
+        match = passwords.find_match(password_hash, readings, charge, refund)
     except LimitReachedError:
         audit.record(Event.LOG_IN_THROTTLED, user_id)
         raise
-    may_renew = is_right and other is None and request.method not in SAFE_METHODS
-    renewed = password if may_renew and passwords.needs_rehash(password_hash) else None
-    if user is not None and is_right and _store(user, source, known, renewed):
+    may_renew = match is not None and request.method not in SAFE_METHODS
+    renewed = match if may_renew and passwords.needs_rehash(password_hash) else None
+    if user is not None and match is not None and _store(user, source, known, renewed):
         return True
     audit.record(Event.LOG_IN_FAILED, user_id)
     if known is not None:

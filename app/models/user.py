@@ -142,7 +142,7 @@ class User(HasLogin):
             revoke_rows(self.id)
 
     def check_password(self, password: str) -> bool:
-        return passwords.matches(self.password_hash, password)
+        return passwords.find_match(self.password_hash, [password]) is not None
 
     def change_password(self, password: str, *criteria: sa.ColumnElement[bool]) -> None:
         """Set the password after the old one was checked, and end all tokens of the user.

@@ -89,14 +89,13 @@ def hash_password(password: str) -> str:
     return _run(partial(_hasher().hash, password))
 
 
-def matches(
+def find_match(
     password_hash: str | None,
-    password: str,
-    other: str | None = None,
+    readings: list[str],
     before: Callable[[], None] = lambda: None,
     on_match: Callable[[], None] = lambda: None,
-) -> bool:
-    """Return whether `password` is the one that was hashed.
+) -> str | None:
+    """Return that of `readings` which is the password that was hashed; `None` if none is.
 
     Reads Argon2 and, for the users of an imported database, Werkzeug's scrypt and
     pbkdf2. A missing hash takes as long as a wrong password, so that the time does
@@ -105,10 +104,9 @@ def matches(
 
     Args:
         password_hash: `None` for a user without a password, or no such user.
-        password: the password to verify.
-        other: another reading of it, tried if the first one does not match.
+        readings: what the client may have meant, tried in this order.
         before: called when the turn has come, before anything is hashed.
-        on_match: called if the password is right. Both run in the thread that
+        on_match: called if there is a match. Both run in the thread that
             hashes, without application and request context.
 
     Raises:
@@ -127,14 +125,14 @@ def matches(
         except (VerificationError, InvalidHashError, ValueError):
             return False
 
-    def verify() -> bool:
+    def find() -> str | None:
         before()
-        is_right = compare(password) or (other is not None and compare(other))
-        if is_right:
+        match = next(filter(compare, readings), None)
+        if match is not None:
             on_match()
-        return is_right
+        return match
 
-    return _run(verify)
+    return _run(find)
 
 
 def as_latin_1(password: str) -> str:
