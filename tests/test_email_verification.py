@@ -380,6 +380,21 @@ def test_a_source_can_ask_for_few_links(app, client, alice, change, register):
         assert change(address).status_code == 429
 
 
+def test_a_former_address_that_a_link_is_mailed_to_again_counts(
+    app, with_mail_server, alice, change
+):
+    app.config["MAIL_LIMIT_PER_SOURCE"] = "2 per hour"
+    statuses = [change(address).status_code for address in (NEW, "alice@example.com", NEW)]
+    assert statuses == [200, 200, 429]
+
+
+def test_a_user_with_a_verified_address_can_stay_there_beyond_the_limit(app, verified, change, me):
+    app.config["MAIL_LIMIT_PER_SOURCE"] = "1 per hour"
+    assert change(NEW).status_code == 200
+    assert change("alice@example.com").status_code == 200
+    assert "new_email" not in me()
+
+
 # -- REQUIRE_VERIFIED_EMAIL ------------------------------------------------------------
 
 

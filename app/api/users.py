@@ -149,10 +149,10 @@ def update_user(fields: dict[str, Any]) -> Any:
 
 def _address_change(user: User, address: str) -> dict[str, Any]:
     """Return the columns of a user who wants this address; tell the former one."""
-    if address != user.email:
-        charge_mail(source_of(request.remote_addr))
-    elif user.new_email is None:
+    if address == user.email and user.new_email is None:
         return {}
+    if address != user.email or not user.has_verified_email:  # it is mailed a link
+        charge_mail(source_of(request.remote_addr))
     # Without a mail server, nobody could confirm an address.
     can_confirm = current_app.config["MAIL_SERVER"] is not None
     columns = new_address(user, address, can_confirm=can_confirm)
