@@ -30,7 +30,7 @@ from app.auth.challenges import refuse_scope, refuse_token
 from app.auth.credential import find_credential
 from app.clock import utc_now
 from app.extensions import db
-from app.http import audit, metrics
+from app.http import audit, logs, metrics
 from app.http.audit import Event
 from app.http.body import load_json
 from app.http.headers import request
@@ -85,7 +85,7 @@ def _given_device() -> str | None:
 
 def _client() -> tuple[str | None, str | None]:
     """Return the address and user agent of the client, as long as the database stores."""
-    address = (request.remote_addr or "")[:64] or None
+    address = (logs.address(request.remote_addr) or "")[:64] or None
     user_agent = request.user_agent.string.replace("\0", "")  # which no text may hold
     return address, user_agent[:256] or None
 
