@@ -172,7 +172,15 @@ def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
         connection.watch_companions()
 
 
-def take_time(connection: sa.Connection) -> None:
+def use_database_time() -> None:
+    """Connect the session: from then on, `utc_now()` is the time of the database.
+
+    For what asks for the time first. A process that has never connected has its machine's.
+    """
+    db.session.connection()
+
+
+def remove_timeout(connection: sa.Connection) -> None:
     """Remove the statement timeout of this connection (for commands and migrations)."""
     if connection.dialect.name == "postgresql":
         driver: Any = connection.connection.driver_connection

@@ -24,7 +24,7 @@ import flask_migrate
 import sqlalchemy as sa
 
 from app import create_app, db
-from app.extensions import take_time
+from app.extensions import remove_timeout
 from app.models import recount
 from config import Config
 from config_parsers import database_uri
@@ -67,7 +67,7 @@ SERIES = {
 
 def execute(*statements, **values):
     with db.engine.begin() as connection:
-        take_time(connection)
+        remove_timeout(connection)
         for statement in statements:
             connection.execute(sa.text(statement), values)
 
@@ -85,7 +85,7 @@ def fill(size):
     if db.engine.dialect.name == "postgresql":
         with db.engine.connect() as connection:
             driver = connection.execution_options(isolation_level="AUTOCOMMIT")
-            take_time(driver)
+            remove_timeout(driver)
             driver.execute(sa.text("VACUUM ANALYZE"))
     else:
         execute("ANALYZE")
@@ -151,7 +151,7 @@ def measure_reads():
 def read(query):
     times = []
     with db.engine.connect() as connection:
-        take_time(connection)
+        remove_timeout(connection)
         end = time.monotonic() + READ_SECONDS
         while len(times) < READS and (len(times) < LEAST_READS or time.monotonic() < end):
             times.append(seconds(lambda: connection.execute(query).all()))

@@ -11,7 +11,7 @@ from alembic.autogenerate.api import AutogenContext
 from flask import current_app
 from sqlalchemy.exc import DatabaseError
 
-from app.extensions import create_sqlite_file, db, take_time
+from app.extensions import create_sqlite_file, db, remove_timeout
 from app.models import columns
 
 WAIT_SECONDS = 60  # for a database container that starts at the same time
@@ -53,7 +53,7 @@ def lock(connection: sa.Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     else:
         # Waiting for another upgrade, or changing a large table, may take long.
-        take_time(connection)
+        remove_timeout(connection)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(LOCK_ID)))
 
 

@@ -16,15 +16,17 @@ from app.models import OutgoingMail
 from tests.conftest import TEST_DATABASE_URL, postgresql_database
 from tests.helpers import PASSWORD, ROOT, Server, basic, bearer
 
-# Runs server.py; at SIGUSR2 its processes set their clock.
-SERVER = """
+SET_CLOCK = """
 import os, runpy, signal, sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 import time_machine
 
 def set_clock(*_):
-    time_machine.travel(datetime.now() + timedelta(hours=float(os.environ["AHEAD"]))).start()
-
+    hours = timedelta(hours=float(os.environ["AHEAD"]))
+    time_machine.travel(datetime.now(UTC) + hours).start()
+"""
+# Runs server.py; at SIGUSR2 its processes set their clock.
+SERVER = f"""{SET_CLOCK}
 os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGUSR2, set_clock))
 sys.argv = ["server.py"]
 sys.path.insert(0, os.getcwd())
@@ -118,12 +120,8 @@ def test_the_time_of_the_server_is_that_of_the_database_postgresql(machines):
 
 
 # Runs a command of `flask` on a machine whose clock is wrong.
-COMMAND = """
-import os, sys
-from datetime import datetime, timedelta
-import time_machine
-
-time_machine.travel(datetime.now() + timedelta(hours=float(os.environ["AHEAD"]))).start()
+COMMAND = f"""{SET_CLOCK}
+set_clock()
 from microblog_api import app
 
 result = app.test_cli_runner().invoke(args=sys.argv[1:])
@@ -132,7 +130,8 @@ sys.exit(result.exit_code)
 """
 
 
-def test_a_clock_that_is_two_hours_off_prunes_no_live_token_postgresql(machines):
+@pytest.mark.parametrize("machines", [2], ids=["2 hours ahead"], indirect=True)
+def test_a_clock_that_is_two_hours_ahead_prunes_no_live_token_postgresql(machines):
     right, wrong, url = machines
     body = {"name": "backup", "scope": "read", "expires_in": 3600}
     made = right.request("POST", "/api/access-tokens", json_body=body, headers=basic("alice")).json[
@@ -156,11 +155,38 @@ def test_an_answer_that_was_long_on_its_way_does_not_set_the_clock(monkeypatch):
     assert now <= clock.utc_now() < now + timedelta(seconds=10)
 
 
-def test_the_time_of_a_claim_is_read_when_the_database_is_connected(app, alice, monkeypatch):
-    def now():
-        assert db.session().in_transaction()
-        return clock.utc_now()
+@pytest.fixture
+def asked(app, monkeypatch):
+    """The modules that have asked for the time; the session must be connected by then."""
+    asked = set()
 
-    monkeypatch.setattr("app.models.outgoing_mail.utc_now", now)
-    with app.app_context():
-        assert OutgoingMail.claim().user_id == alice
+    def watch(module):
+        def now():
+            assert db.session().in_transaction()
+            asked.add(module)
+            return clock.utc_now()
+
+        monkeypatch.setattr(f"{module}.utc_now", now)
+
+    for module in ("app.models.outgoing_mail", "app.mail.outbox", "app.cli.tokens"):
+        watch(module)
+    return asked
+
+
+def test_a_mail_is_claimed_and_tried_again_at_the_time_of_the_database(app, alice, asked):
+    for act in (OutgoingMail.claim, OutgoingMail.retry_given_up):
+        with app.app_context():
+            act()
+        assert asked == {"app.models.outgoing_mail"}
+        asked.clear()
+
+
+def test_a_link_for_a_new_password_is_due_at_the_time_of_the_database(client, asked):
+    answer = client.post("/api/tokens/reset", json={"email": "alice@example.com"})
+    assert (answer.status_code, asked) == (202, {"app.mail.outbox"})
+
+
+@pytest.mark.parametrize("command", ["prune", "doctor"])
+def test_tokens_are_examined_and_pruned_at_the_time_of_the_database(app, asked, command):
+    result = app.test_cli_runner().invoke(args=["tokens", command])
+    assert (result.exception, asked) == (None, {"app.cli.tokens"})

@@ -9,7 +9,7 @@ from marshmallow import ValidationError
 from app.api.schemas import NewAccessToken
 from app.cli.common import DatabaseGroup, find_user, login, refusal_of
 from app.clock import utc_now
-from app.extensions import db, take_time
+from app.extensions import db, remove_timeout, use_database_time
 from app.http import audit
 from app.http.audit import Event
 from app.http.logs import printable
@@ -105,7 +105,7 @@ def revoke_tokens(
     if name is not None and device is not None:
         raise click.UsageError("say --name or --device, not both")
     user_id = None if user is None else find_user(user).id
-    take_time(db.session.connection())
+    remove_timeout(db.session.connection())
     if user_id is not None and name is not None:
         count = AccessToken.revoke_named(user_id, name)
         if count == 0:
@@ -125,7 +125,8 @@ def revoke_tokens(
 @click.option("--days", type=click.IntRange(0, 36500), default=30, show_default=True)
 def prune_tokens(days: int) -> None:
     """Delete tokens of access and of devices that expired more than DAYS ago."""
-    take_time(db.session.connection())  # from here on, the time is that of the database
+    use_database_time()
+    remove_timeout(db.session.connection())
     before = utc_now() - timedelta(days=days)
     count = sum(sum(kind.prune(before)) for kind in (AccessToken, DeviceSession))
     click.echo(f"{_tokens(count)} deleted")
@@ -137,6 +138,7 @@ def examine_tokens() -> None:
 
     Those that are unused, expire soon, or whose text from before a rotation is still used.
     """
+    use_database_time()
     now = utc_now()
     for session in DeviceSession.all_live():
         if session.last_used is not None and session.last_used < now - _UNUSED:

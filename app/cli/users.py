@@ -10,7 +10,7 @@ from marshmallow import ValidationError
 
 from app.api.schemas import NewUser, refused_password
 from app.cli.common import DatabaseGroup, find_user, login, refusal_of
-from app.extensions import db, take_time
+from app.extensions import db, remove_timeout
 from app.http import audit
 from app.http.audit import Event
 from app.http.logs import printable
@@ -117,7 +117,7 @@ def recount_stored() -> None:
 
 def _switch(login: str, verb: Callable[[User], bool], event: Event) -> None:
     user = find_user(login)
-    take_time(db.session.connection())  # it may change many rows
+    remove_timeout(db.session.connection())  # it may change many rows
     changed = verb(user)
     db.session.commit()
     if changed:

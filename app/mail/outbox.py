@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from flask import current_app, has_request_context
 
 from app.clock import utc_now
-from app.extensions import db
+from app.extensions import db, use_database_time
 from app.mail import sender
 from app.mail.messages import RESET, TOKEN_CREATED, VERIFICATION
 from app.models import AccessToken, OutgoingMail, User, address_to_verify
@@ -50,10 +50,10 @@ def put_reset(login: str) -> None:
 
     Only the sender looks: the request takes as long for a user who does not exist.
     """
+    use_database_time()
     delay = SystemRandom().uniform(0, RESET_DELAY_SECONDS)
-    _put(
-        OutgoingMail(kind=RESET, details={"login": login}, due=utc_now() + timedelta(seconds=delay))
-    )
+    due = utc_now() + timedelta(seconds=delay)
+    _put(OutgoingMail(kind=RESET, details={"login": login}, due=due))
 
 
 def put_verification(user: User) -> None:

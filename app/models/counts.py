@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 import sqlalchemy.orm as so
 
-from app.extensions import db, take_time
+from app.extensions import db, remove_timeout
 from app.models.total import Total
 from app.models.user import User
 
@@ -82,7 +82,7 @@ def _add_to_users(differences: list[dict[str, int]]) -> None:
 def _begin() -> None:
     """Begin a transaction that may take its time, and that waits for another recount."""
     connection = db.session.connection()
-    take_time(connection)
+    remove_timeout(connection)
     if connection.dialect.name == "postgresql":
         # In conflict with nothing but itself.
         connection.exec_driver_sql("LOCK TABLE total IN SHARE UPDATE EXCLUSIVE MODE")

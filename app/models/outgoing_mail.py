@@ -13,7 +13,7 @@ import sqlalchemy as sa
 import sqlalchemy.orm as so
 
 from app.clock import utc_now
-from app.extensions import Model, db, rows_changed
+from app.extensions import Model, db, rows_changed, use_database_time
 from app.models.columns import BigId, UTCDateTime
 
 CLAIM_SECONDS = 90  # a sender that goes on for longer extends its claim
@@ -54,7 +54,7 @@ class OutgoingMail(Model):
 
         No other sender gets it for `CLAIM_SECONDS`.
         """
-        db.session.connection()  # from which on the time is that of the database
+        use_database_time()
         now = utc_now()
         longest_due = sa.select(cls.id).where(cls.due <= now).order_by(cls.due).limit(1)
         # Asked first: on SQLite, the UPDATE would lock out other writers to change nothing.
@@ -142,6 +142,7 @@ class OutgoingMail(Model):
 
         They count as created now.
         """
+        use_database_time()
         now = utc_now()
         update = sa.update(cls).where(cls.due.is_(None))
         return rows_changed(update.values(due=now, created=now, attempts=0))
