@@ -127,10 +127,12 @@ def _make_secret_key(path: Path) -> None:
     make_folder(path.parent)
     # Not by the number of the process, which two containers may have at once.
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    draft.touch(mode=0o600)
+    # Written before it is given away: root must not write through a link in its place.
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
     try:
+        with os.fdopen(descriptor, "w") as opened:
+            opened.write(secrets.token_urlsafe(48))
         give_to_owner_of_folder(draft)
-        draft.write_text(secrets.token_urlsafe(48))
         # If several processes start at once, all use the key of the first.
         with suppress(FileExistsError):
             os.link(draft, path)

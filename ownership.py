@@ -1,4 +1,4 @@
-"""Files and folders that root makes, for the account that the server runs as."""
+"""Files and folders that root makes belong to the owner of the folder that they are in."""
 
 import os
 from pathlib import Path

@@ -407,6 +407,19 @@ def test_a_secret_key_that_root_makes_belongs_to_the_owner_of_the_folder(tmp_pat
         assert (path.stat().st_uid, path.stat().st_gid) == (10001, 10002)
 
 
+def test_root_does_not_write_the_secret_key_through_a_link(tmp_path, monkeypatch):
+    other = tmp_path / "other"
+    other.write_text("not a key")
+
+    def replace_by_link(draft):  # as the account can to which it was given
+        draft.unlink()
+        draft.symlink_to(other)
+
+    monkeypatch.setattr("config.give_to_owner_of_folder", replace_by_link)
+    secret_key_of_instance("sqlite://", str(tmp_path))
+    assert other.read_text() == "not a key"
+
+
 def test_a_line_break_is_not_part_of_the_secret_key(tmp_path):
     key = secret_key_of_instance("sqlite://", str(tmp_path))
     (tmp_path / "secret_key").write_text(f"{key}\n")

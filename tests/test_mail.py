@@ -1,11 +1,13 @@
 """Mail: what is sent, to whom, how it is written, and the outbox."""
 
+import os
 import re
 import shutil
 import threading
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
@@ -491,6 +493,28 @@ def test_a_file_is_for_its_owner_only_and_the_log_says_where_it_is(
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
     assert f"MAIL_SERVER is not set: a mail is in {file}" in caplog.text
+
+
+def test_a_file_is_not_written_through_a_link_in_its_place(tmp_path):
+    other = tmp_path / "other"
+    other.write_text("not a mail")
+    (tmp_path / "20261121T093000-1.part").symlink_to(other)
+    message = EmailMessage()
+    message["Date"], message["Message-ID"] = datetime(2026, 11, 21, 9, 30, tzinfo=UTC), "<1@x>"
+    Folder(tmp_path).send(message)
+    assert other.read_text() == "not a mail"
+    file = tmp_path / "20261121T093000-1.eml"
+    assert not file.is_symlink()
+    assert "Message-ID: <1@x>" in file.read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_that_root_writes_belongs_to_the_owner_of_the_folder(alice, mailbox, tmp_path):
+    (tmp_path / "mail").mkdir()
+    os.chown(tmp_path / "mail", 10001, 10002)
+    mailbox.send()
+    (file,) = (tmp_path / "mail").iterdir()
+    assert (file.stat().st_uid, file.stat().st_gid) == (10001, 10002)
 
 
 def test_the_oldest_files_are_deleted(alice, mailbox, tmp_path):

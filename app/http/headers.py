@@ -63,9 +63,9 @@ class Request(flask.Request):
 
     @property
     def has_body(self) -> bool:
-        """Whether there is a body. A chunked one has no length where the server does not read it.
+        """Whether there is a body. A chunked one has no length if the server has not read it.
 
-        `flask run` and gunicorn do not; that it can be read, they say with `wsgi.input_terminated`.
+        Such servers (`flask run`, gunicorn) set `wsgi.input_terminated`.
         """
         is_chunked = "HTTP_TRANSFER_ENCODING" in self.environ
         return bool(
@@ -104,7 +104,10 @@ def init_app(app: Flask) -> None:
     app.do_teardown_request = _logging_failures(app.do_teardown_request)  # type: ignore[method-assign]  # Flask has no hook
     app.do_teardown_appcontext = _logging_failures(app.do_teardown_appcontext)  # type: ignore[method-assign]  # likewise
     app.session_interface = _Sessions()
-    app.before_request(_refuse_slashes)
+    hosts = app.config["TRUSTED_HOSTS"]
+    if hosts is not None:
+        app.config["TRUSTED_HOSTS"] = [name.lower() for name in hosts]
+    app.url_value_preprocessor(_refuse_slashes)  # before the metrics note its route
     app.before_request(_refuse_tokens_in_query)
     origins = app.config["CORS_ORIGINS"]
     if origins:
@@ -120,7 +123,7 @@ def init_app(app: Flask) -> None:
         )
 
 
-def _refuse_slashes() -> None:
+def _refuse_slashes(*_: Any) -> None:
     """Answer 404: Werkzeug takes `//api` for `/api`, but a proxy that guards `/api` does not."""
     if request.environ["PATH_INFO"].startswith("//"):
         abort(404)

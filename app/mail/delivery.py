@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from flask import Flask
 
-from ownership import make_folder
+from ownership import give_to_owner_of_folder, make_folder
 
 ANSWER_SECONDS = 40  # that the mail server may take for each line of its answers
 CLOSING = 421  # "I shall close this connection" (RFC 5321, 3.8), whatever the mail
@@ -139,10 +139,12 @@ class Folder:
         part = file.with_suffix(".part")
         try:
             make_folder(self._path, 0o700)
+            part.unlink(missing_ok=True)  # also a link, through which root would write
             # Only for its owner: it has a link that opens an account.
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode=0o600)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
             with os.fdopen(descriptor, "wb") as opened:
                 opened.write(bytes(message))
+            give_to_owner_of_folder(part)
             part.rename(file)
             for old in sorted(self._path.glob("*.eml"))[:-MOST_FILES]:
                 old.unlink(missing_ok=True)
