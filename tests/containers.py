@@ -103,7 +103,7 @@ class Podman:
             self.cgroup.mkdir()
         except OSError as error:
             pytest.skip(f"no control groups for containers here: {error}")
-        # A /dev/null of its own: Podman gives its owner to the user of a container.
+        # A /dev/null of its own: Podman changes its owner to the user of a container.
         mount = """
             mount -t cgroup2 cgroup2 /sys/fs/cgroup
             mount -t tmpfs tmpfs /mnt

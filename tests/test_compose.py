@@ -21,15 +21,49 @@ OURS = {name: service for name, service in SERVICES.items() if service["image"] 
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
 
 
+@pytest.fixture
+def merged(tmp_path):
+    """A function: what docker-compose makes of the file and others, which must be valid."""
+
+    def merged(*files):
+        # Versions before 2 know no `name`.
+        text = re.sub("^name: .*\n", "", FILE.read_text(), flags=re.MULTILINE)
+        (tmp_path / "compose.yaml").write_text(text)
+        names = [f"--file={name}" for name in (tmp_path / "compose.yaml", *files)]
+        process = subprocess.run(
+            [program("docker-compose"), *names, f"--project-directory={FILE.parent}", "config"],
+            cwd=FILE.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert process.returncode == 0, process.stderr
+        return yaml.safe_load(process.stdout)
+
+    return merged
+
+
 @pytest.mark.slow
-def test_it_is_valid(tmp_path):
-    # Versions before 2 know no `name`.
-    text = re.sub("^name: .*\n", "", FILE.read_text(), flags=re.MULTILINE)
-    command = [program("docker-compose"), "--file=-", "config", "--quiet"]
-    process = subprocess.run(
-        command, input=text, cwd=FILE.parent, capture_output=True, text=True, check=False
-    )
-    assert process.returncode == 0, process.stderr
+def test_it_is_valid(merged):
+    assert merged()["services"].keys() == SERVICES.keys()
+
+
+@pytest.mark.slow
+def test_the_nodes_send_mail_with_a_second_file(merged):
+    alone, with_mail = merged(), merged("compose.mail.yaml")
+    known = SETTINGS | {f"{name}_FILE" for name in IN_FILES}
+    for node in ("node1", "node2"):
+        before, after = alone["services"][node], with_mail["services"][node]
+        assert after["networks"] == before["networks"] | {"outside": {}}
+        added = after["environment"].keys() - before["environment"].keys()
+        assert {"SITE_URL", "MAIL_SERVER", "MAIL_PASSWORD_FILE"} <= added <= known
+        sources = [secret["source"] for secret in after["secrets"]]
+        assert sources == ["database_url", "mail_password", "secret_key"]
+        assert after["environment"]["MAIL_PASSWORD_FILE"] == "/run/secrets/mail_password"
+    assert with_mail["secrets"]["mail_password"]["file"].endswith("/secrets/mail_password")
+    schema = with_mail["services"]["schema"]
+    assert schema["environment"] == alone["services"]["schema"]["environment"]
+    assert list(schema["networks"]) == ["databases"]
 
 
 def test_only_the_proxy_can_be_reached_from_outside():

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.alone  # boots machines
 UNITS = ROOT / "deployment" / "systemd"
 SERVICE = "microblog-api.service"
 PAGE = (ROOT / "docs" / "deployment.md").read_text()
+MAIL = (ROOT / "docs" / "mail.md").read_text()
 
 
 @pytest.mark.slow
@@ -138,7 +139,8 @@ def test_the_documented_change_hands_over_the_password_of_the_mail_server(machin
     (change,) = [block for block in blocks(PAGE, "ini") if "mail_password" in block]
     write(machine, "/etc/microblog-api/mail_password", "secret")
     write(machine, f"/etc/systemd/system/{SERVICE}.d/mail.conf", change)
-    settings = "SITE_URL=https://api.example.com\nMAIL_SERVER=localhost\nMAIL_USE_TLS=on\nMAIL_USERNAME=api\n"
+    (block,) = [block for block in blocks(MAIL, "ini") if "MAIL_PASSWORD_FILE" in block]
+    settings = re.sub("^MAIL_PASSWORD_FILE=.*\n", "", block, flags=re.MULTILINE)
     machine("sh", "-ec", f"cat >> /etc/microblog-api/env <<END\n{settings}END")
     restart = f"systemctl daemon-reload; systemctl restart {SERVICE}"
     machine("sh", "-ec", restart)  # fails with a user name that has no password

@@ -57,7 +57,7 @@ def list_mails() -> None:
 
 @group.command("retry")
 def retry() -> None:
-    """Try mails that were given up for another day."""
+    """Retry the mails that were given up, for one more day."""
     count = OutgoingMail.retry_given_up()
     db.session.commit()
     click.echo(f"{_mails(count)} will be tried again")

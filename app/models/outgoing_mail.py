@@ -138,7 +138,7 @@ class OutgoingMail(Model):
 
     @classmethod
     def retry_given_up(cls) -> int:
-        """Make mails that were given up due now, for another day; return how many.
+        """Make mails that were given up due now, for one more day; return how many.
 
         They count as created now.
         """
