@@ -236,6 +236,8 @@ def named(app, client, alice, token, register, log_in, mailbox):
 
 @pytest.mark.parametrize("way", [*REQUESTS, *COMMANDS])
 def test_what_takes_rights_away_waits_for_a_write_in_flight(app, client, alice, named, way):
+    """On SQLite, whose writers all wait for each other, only that it then takes them away."""
+
     def command():
         args, _ = COMMANDS[way]
         return app.test_cli_runner().invoke(args=args, input=f"{NEW}\n{NEW}\n").exit_code

@@ -523,6 +523,7 @@ def test_a_revocation_is_acknowledged_after_the_writes_of_its_token(
     assert client.get("/api/users/me", headers=bearer(text)).status_code == 401
 
 
+@pytest.mark.alone  # measures how long the change takes
 def test_a_stream_of_writes_does_not_keep_the_owner_from_changing_the_password(server, register):
     path = f"/api/users/{register('alice')}"
     token = server.request("POST", "/api/tokens", headers=basic("alice")).json["token"]
