@@ -118,6 +118,8 @@ def secret_key_of_instance(uri: str, instance_path: str) -> str:
     except OSError as error:
         text = f"{path}: cannot be made or read: {error.strerror}; or set SECRET_KEY"
         raise ConfigError(text) from None
+    except UnicodeError:
+        raise ConfigError(f"{path}: is not a text; restore it from a copy") from None
     if not key:
         raise ConfigError(f"{path}: is empty; delete it to have a new key made")
     return key
@@ -281,8 +283,11 @@ def misspelled() -> dict[str, str]:
     A variable that is merely unknown is not among them.
     """
     known = SETTINGS | {f"{name}_FILE" for name in IN_FILES}
+    no_files = {f"{name}_FILE": name for name in SETTINGS - IN_FILES}
     similar = {
-        name: difflib.get_close_matches(name, known, n=1, cutoff=MISSPELLED)
+        name: [no_files[name]]
+        if name in no_files
+        else difflib.get_close_matches(name, known, n=1, cutoff=MISSPELLED)
         for name in os.environ.keys() - known
     }
     return {name: found[0] for name, found in sorted(similar.items()) if found}

@@ -118,6 +118,27 @@ def test_the_database_is_no_backup_of_itself(flask, database, tmp_path, command)
         assert output == f"Error: {file} is the database itself\n"
 
 
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
+def test_a_part_of_the_database_is_not_replaced_by_a_backup(flask, database, end):
+    part = database.with_name(database.name + end)
+    before = part.read_bytes() if part.exists() else None
+    assert flask("db-backup", part, "--force", fails=True) == (
+        f"Error: {part} is a part of the database\n"
+    )
+    assert before == (part.read_bytes() if part.exists() else None)
+    assert usernames(database) == {"susan"}
+
+
+def test_a_database_without_tables_replaces_no_backup(flask, file_app, database, backup):
+    flask("db-backup", backup)
+    with file_app.app_context():
+        db.drop_all()
+    execute(database, "DROP TABLE alembic_version")
+    output = flask("db-backup", backup, "--force", fails=True)
+    assert output == f"Error: {database} is no database of this application\n"
+    assert usernames(backup) == {"susan"}
+
+
 def test_a_backup_replaces_what_a_link_leads_to_and_only_a_regular_file(flask, tmp_path):
     target, link, pipe = (tmp_path / name for name in ("target.db", "link.db", "pipe"))
     link.symlink_to(target)
@@ -180,7 +201,9 @@ def test_a_backup_that_is_killed_leaves_no_file(file_app, database, backup):
 def test_a_backup_that_cannot_be_written_is_one_line_and_leaves_nothing(database, file_app, backup):
     fill(database, 2)
     with run_flask(database, "db-backup", backup, limit_kib=1024) as process:
-        assert process.stderr.read() == f"Error: {backup}: disk I/O error\n"
+        assert process.stderr.read() == (
+            f"Error: cannot copy {database} to {backup}: disk I/O error\n"
+        )
     assert process.returncode == 1
     assert not list(backup.parent.iterdir())
 
@@ -218,8 +241,8 @@ def truncate(path):
         (damage, ""),
         (truncate, ""),
         (lambda path: path.write_bytes(b"no database" * 1000), "file is not a database"),
-        (lambda path: path.write_bytes(b""), "this is no database of this application"),
-        (lambda path: execute(path, 'DROP TABLE "user"'), "this is no database of this app"),
+        (lambda path: path.write_bytes(b""), "backup.db is no database of this application"),
+        (lambda path: execute(path, 'DROP TABLE "user"'), "backup.db is no database of this app"),
         (
             lambda path: execute(path, "DELETE FROM alembic_version"),
             "of an unknown revision (none)",

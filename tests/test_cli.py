@@ -127,6 +127,12 @@ def test_tokens_revoke_requires_either_a_user_or_all(flask, client, alice, token
     assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
 
 
+def test_an_empty_name_does_not_revoke_the_tokens_of_everybody(flask, client, alice, token):
+    output = flask("tokens", "revoke", "--all", "--name", "", fails=True)
+    assert "name a user, or say --all" in output
+    assert client.get("/api/users/me", headers=bearer(token)).status_code == 200
+
+
 def test_tokens_create_prints_only_the_text_of_the_access_token(flask, client, alice):
     output = flask("tokens", "create", "alice", "backup", "--scope", "read", "--expires-in", "600")
     text = output.removesuffix("\n")
@@ -322,6 +328,51 @@ def test_input_that_is_not_utf_8_is_refused(config_class, app, alice):
     assert flask("users", "deactivate", b"\xff\xfe", typed=b"").startswith("Error: no user has ")
     error = flask("users", "password", "alice", typed=b"abc\xffdefghijk\n")
     assert error == "Error: password: must be in UTF-8\n"
+
+
+@pytest.mark.slow
+def test_standard_input_and_output_that_cannot_be_used_are_one_line(config_class, app, alice):
+    environment = {
+        **os.environ,
+        "DATABASE_URL": config_class.SQLALCHEMY_DATABASE_URI,
+        "SECRET_KEY": config_class.SECRET_KEY,
+    }
+
+    def flask(command):
+        ended = subprocess.run(
+            ["sh", "-c", f"{sys.executable} -m flask --app microblog_api {command}"],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        return ended.returncode, ended.stderr.splitlines()[-1], len(ended.stderr.splitlines())
+
+    reason = "No space left on device"
+    text = f"Error: cannot write the output: {reason}"
+    assert flask("users list > /dev/full") == (1, text, 1)
+    text = f"Error: the token was created, but cannot be written: {reason}; revoke it with --name"
+    assert flask("tokens create alice t --scope read > /dev/full") == (1, text, 2)  # and audit
+    text = "Error: password: standard input is closed"
+    assert flask("users password alice <&-") == (1, text, 1)
+
+
+def test_a_role_without_privileges_is_one_line(flask, app, alice):
+    if app.config["SQLALCHEMY_DATABASE_URI"].startswith("sqlite"):
+        pytest.skip("SQLite has no roles")
+
+    def take_role(connection):
+        connection.exec_driver_sql("SET LOCAL ROLE pg_monitor")
+
+    with app.app_context():
+        engine = db.engine
+    sa.event.listen(engine, "begin", take_role)
+    try:
+        output = flask("users", "list", fails=True)
+    finally:
+        sa.event.remove(engine, "begin", take_role)
+    assert output == "Error: cannot use the database: permission denied for table user\n"
 
 
 def test_commands_that_change_accounts_or_revoke_tokens_are_in_the_audit_log(flask, alice, events):

@@ -223,6 +223,7 @@ def test_every_command_says_what_is_wrong_with_a_setting(command):
         ("DATABASEURL", "DATABASE_URL"),
         ("SECRETKEY", "SECRET_KEY"),
         ("SECRETKEY_FILE", "SECRET_KEY_FILE"),
+        ("MAIL_SERVER_FILE", "MAIL_SERVER"),
         ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
         ("WEB_THREAD", "WEB_THREADS"),
         ("TRUSTED_HOST", "TRUSTED_HOSTS"),
@@ -418,6 +419,12 @@ def test_root_does_not_write_the_secret_key_through_a_link(tmp_path, monkeypatch
     monkeypatch.setattr("config.give_to_owner_of_folder", replace_by_link)
     secret_key_of_instance("sqlite://", str(tmp_path))
     assert other.read_text() == "not a key"
+
+
+def test_a_secret_key_that_is_no_text_stops_the_start(tmp_path):
+    (tmp_path / "secret_key").write_bytes(b"\xff\xfe\xfb")
+    with pytest.raises(ConfigError, match="secret_key: is not a text; restore it from a copy"):
+        secret_key_of_instance("sqlite://", str(tmp_path))
 
 
 def test_a_line_break_is_not_part_of_the_secret_key(tmp_path):

@@ -666,6 +666,17 @@ def test_the_log_says_once_that_the_mail_server_is_away_and_once_that_it_is_back
     assert said == ["mail waits in the outbox: away", "mail is sent again"]
 
 
+def test_the_log_has_no_statement_where_the_database_is_away(app, monkeypatch, caplog):
+    def claim():
+        gone = ConnectionError("gone")
+        raise sa.exc.OperationalError("SELECT due", {}, gone) from gone
+
+    monkeypatch.setattr(OutgoingMail, "claim", claim)
+    with pytest.raises(sa.exc.OperationalError):
+        app.extensions["mail"].send_due()
+    assert [record.getMessage() for record in caplog.records] == ["mail waits in the outbox: gone"]
+
+
 def test_a_sender_that_finds_no_mail_that_is_due_does_not_say_that_it_is_sent_again(
     app, alice, failing, caplog
 ):

@@ -1,5 +1,6 @@
 """Shared by the commands: errors in one line, and finding a user by name."""
 
+import errno
 from typing import Any
 
 import click
@@ -15,17 +16,21 @@ login = click.argument("user")
 
 
 class DatabaseCommand(click.Command):
-    """A command that says in one line that the database cannot be used."""
+    """A command that says in one line that the database or the output cannot be used."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is not None or error.errno == errno.EPIPE:  # Click ends with that
+                raise
+            raise click.ClickException(f"cannot write the output: {error.strerror}") from None
         except sa.exc.SQLAlchemyError as error:
             reason = str(error.__cause__ or error)
             if _lacks_a_table(error):
                 lacking = reason.splitlines()[0]
                 text = f"the database has no tables ({lacking}); run `flask db upgrade`"
-            elif is_unavailable(error):
+            elif is_unavailable(error) or _is_forbidden(error):
                 text = f"cannot use the database: {' '.join(reason.split())}"
             else:
                 raise
@@ -45,6 +50,13 @@ def _lacks_a_table(error: sa.exc.SQLAlchemyError) -> bool:
             error.orig, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn
         )
     return "no such table" in str(error.orig) or "no such column" in str(error.orig)
+
+
+def _is_forbidden(error: sa.exc.SQLAlchemyError) -> bool:
+    """Return whether the role of the database lacks a privilege."""
+    return isinstance(error, sa.exc.DBAPIError) and isinstance(
+        error.orig, psycopg.errors.InsufficientPrivilege
+    )
 
 
 def find_user(login: str) -> User:

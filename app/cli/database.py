@@ -33,12 +33,11 @@ def backup(file: Path, *, force: bool) -> None:
         raise click.ClickException(f"{file} is no regular file")
     if target.exists() and not force:
         raise click.ClickException(f"{file} exists; repeat with --force to replace it")
-    with (
-        errors_of(file),
-        db.engine.connect() as connection,
-        checked_copy(driver_of(connection), target) as copy,
-    ):
-        move(copy, target)
+    with errors_of(f"cannot copy {path} to {file}"), db.engine.connect() as connection:
+        source = driver_of(connection)
+        refuse_other_database(source, path)
+        with checked_copy(source, target) as copy:
+            move(copy, target)
     click.echo(f"{file} is a backup of {path}")
 
 
@@ -54,10 +53,10 @@ def restore(file: Path, *, yes: bool) -> None:
     path = path_of_database()
     refuse_database_itself(file, path)
     with (
-        errors_of(file),
+        errors_of(str(file)),
         closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as source,
     ):
-        is_current = check_revision(source)
+        is_current = check_revision(source, file)
         with checked_copy(source, path) as copy:
             if not yes:
                 click.confirm(f"Replace all data in {path}?", abort=True)
@@ -81,20 +80,23 @@ def path_of_database() -> Path:
 
 
 def refuse_database_itself(file: Path, path: Path) -> None:
+    own = path.resolve()
+    if file.resolve() in {own.with_name(own.name + end) for end in ("-wal", "-shm", "-journal")}:
+        raise click.ClickException(f"{file} is a part of the database")
     with suppress(FileNotFoundError):
         if file.samefile(path):
             raise click.ClickException(f"{file} is the database itself")
 
 
 @contextmanager
-def errors_of(file: Path) -> Iterator[None]:
-    """End the command with one line if a file or a database cannot be used."""
+def errors_of(what: str) -> Iterator[None]:
+    """End the command with one line, which begins with `what`, if a file cannot be used."""
     try:
         yield
     except sqlite3.Error as error:
-        raise click.ClickException(f"{file}: {error}") from None
+        raise click.ClickException(f"{what}: {error}") from None
     except OSError as error:
-        raise click.ClickException(f"{error.filename or file}: {error.strerror}") from None
+        raise click.ClickException(f"{error.filename or what}: {error.strerror}") from None
 
 
 def driver_of(connection: sa.Connection) -> Any:
@@ -132,15 +134,19 @@ def checked_copy(source: sqlite3.Connection, beside: Path) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-def check_revision(source: sqlite3.Connection) -> bool:
+def refuse_other_database(source: sqlite3.Connection, file: Path) -> None:
+    tables = {name for (name,) in source.execute("SELECT name FROM sqlite_master")}
+    if not {"alembic_version", User.__tablename__} <= tables:
+        raise click.ClickException(f"{file} is no database of this application")
+
+
+def check_revision(source: sqlite3.Connection, file: Path) -> bool:
     """Return whether the schema is that of the newest migration; else it is older.
 
     Raises:
         click.ClickException: it is no database of this application, or of a newer version.
     """
-    tables = {name for (name,) in source.execute("SELECT name FROM sqlite_master")}
-    if not {"alembic_version", User.__tablename__} <= tables:
-        raise click.ClickException("this is no database of this application")
+    refuse_other_database(source, file)
     rows = source.execute("SELECT version_num FROM alembic_version").fetchall()
     migrations = ScriptDirectory(str(Path(current_app.root_path).parent / "migrations"))
     known = {script.revision for script in migrations.walk_revisions()}
@@ -166,10 +172,11 @@ def write_into_database(copy: Path) -> None:
             closing(sqlite3.connect(copy)) as source,
         ):
             source.backup(driver_of(connection), progress=stop_if_locked)
-    except sa.exc.DatabaseError as error:
-        if isinstance(error, sa.exc.OperationalError):
-            raise
-        text = f"cannot replace {db.engine.url.database}: {error.orig}; stop the server, "
+    except sa.exc.OperationalError:
+        raise
+    except (sa.exc.DatabaseError, sqlite3.Error) as error:
+        reason = getattr(error, "orig", error)
+        text = f"cannot replace {db.engine.url.database}: {reason}; stop the server, "
         raise click.ClickException(f"{text}move the file away, and repeat this") from None
 
 

@@ -60,7 +60,11 @@ def create_token(
     put_token_notice(found, access_token, source=None)
     db.session.commit()
     audit.record(Event.TOKEN_CREATED, found.id)
-    click.echo(access_token.text)
+    try:
+        click.echo(access_token.text)
+    except OSError as error:
+        text = f"the token was created, but cannot be written: {error.strerror}"
+        raise click.ClickException(f"{text}; revoke it with --name") from None
 
 
 @group.command("list")
@@ -100,7 +104,7 @@ def revoke_tokens(
     user: str | None, name: str | None, device: str | None, *, everybody: bool
 ) -> None:
     """Revoke all tokens of USER, or of all users."""
-    if everybody == (user is not None) or (everybody and (name or device) is not None):
+    if everybody == (user is not None) or (everybody and (name is not None or device is not None)):
         raise click.UsageError("name a user, or say --all")
     if name is not None and device is not None:
         raise click.UsageError("say --name or --device, not both")

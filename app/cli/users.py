@@ -159,6 +159,8 @@ def revoke(user: str, role: str) -> None:
 
 def _new_password() -> str:
     # Never an argument: every user of the machine can read those.
+    if sys.stdin is None:
+        raise click.ClickException("password: standard input is closed")
     if sys.stdin.isatty():
         password: str = click.prompt("Password", hide_input=True, confirmation_prompt=True)
     else:

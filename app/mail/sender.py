@@ -211,7 +211,8 @@ class Sender:
 
     def _note_away(self, error: Exception | None) -> None:
         if error is not None and not self._is_away:
-            _log.warning("mail waits in the outbox: %s", " ".join(str(error).split()))
+            reason = error.__cause__ or error  # without the statement of SQLAlchemy
+            _log.warning("mail waits in the outbox: %s", " ".join(str(reason).split()))
         elif error is None and self._is_away:
             _log.warning("mail is sent again")
         self._is_away = error is not None

@@ -23,8 +23,9 @@ _AN_AVATAR = (
 
 class UsernameText(Text):
     def __init__(self, **kwargs: Any) -> None:
-        pattern = "^[A-Za-z0-9._-]{1,64}"
-        text = "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -"
+        # Not with a `-` first: a shell hands such a name to a command as an option.
+        pattern = "^[A-Za-z0-9._][A-Za-z0-9._-]{0,63}"
+        text = "must be 1 to 64 of the characters A-Z a-z 0-9 . _ -, and not begin with -"
         # The end of a text is `\Z` here, as `$` lets a line break pass; in JSON Schema it is `$`.
         super().__init__(
             validate=Regexp(pattern + r"\Z", error=text),

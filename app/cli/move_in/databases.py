@@ -52,6 +52,8 @@ def open_source(text: str) -> Iterator[Source]:
         raise click.ClickException(
             "SOURCE_URL is no URL of a database: sqlite:///, postgresql:// or mysql://"
         ) from None
+    if _is_target(url):
+        raise click.ClickException("SOURCE_URL and DATABASE_URL are the same database")
     # Without a query, which may have a password, too.
     shown = url.set(drivername=url.get_backend_name(), query={}).render_as_string()
     engine = _engine_of_copy(url) if url.get_backend_name() == "sqlite" else _engine(url)
@@ -73,6 +75,17 @@ def open_source(text: str) -> Iterator[Source]:
             yield Source(shown, connection)
     finally:
         engine.dispose()
+
+
+def _is_target(url: sa.URL) -> bool:
+    own = db.engine.url
+    if url.get_backend_name() != own.get_backend_name():
+        return False
+    if url.get_backend_name() == "sqlite":
+        paths = [Path(each.database or "") for each in (url, own)]
+        return all(path.is_file() for path in paths) and paths[0].samefile(paths[1])
+    names = [(each.host, each.port or 5432, each.database) for each in (url, own)]
+    return names[0] == names[1] and url.query.get("host") == own.query.get("host")
 
 
 def _connect(engine: sa.Engine, shown: str) -> sa.Connection:
