@@ -134,7 +134,8 @@ def _make_secret_key(path: Path) -> None:
     try:
         with os.fdopen(descriptor, "w") as opened:
             opened.write(secrets.token_urlsafe(48))
-        give_to_owner_of_folder(draft)
+            opened.flush()
+            give_to_owner_of_folder(draft, descriptor)
         # If several processes start at once, all use the key of the first.
         with suppress(FileExistsError):
             os.link(draft, path)

@@ -4,18 +4,25 @@ import os
 from pathlib import Path
 
 
-def give_to_owner_of_folder(path: Path) -> None:
+def give_to_owner_of_folder(path: Path, descriptor: int | None = None) -> None:
     """Give a new file or folder, if root has made it, to the account that owns its folder.
 
     So a service of that account can open it.
+
+    Args:
+        path: of the file or folder.
+        descriptor: of the file, if it is open: that account could have put another one, or a
+            link, in its place.
 
     Raises:
         OSError: the owner cannot be changed.
     """
     if os.geteuid() == 0:
         folder = path.parent.stat()
-        # That account could have put a link in its place.
-        os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)
+        if descriptor is None:
+            os.chown(path, folder.st_uid, folder.st_gid, follow_symlinks=False)
+        else:
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:

@@ -156,8 +156,11 @@ def create_sqlite_file() -> None:
     # on it for other threads of this process.
     with _creating_file:
         if path is not None and not Path(path).exists():
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o600))
-            give_to_owner_of_folder(Path(path))
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o600)
+            try:
+                give_to_owner_of_folder(Path(path), descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
@@ -173,9 +176,9 @@ def configure_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
 
 
 def use_database_time() -> None:
-    """Connect the session: from then on, `utc_now()` is the time of the database.
+    """Connect the session, so that `utc_now()` is the time of the database.
 
-    For what asks for the time first. A process that has never connected has its machine's.
+    In a process that has not connected yet, it is that of the machine.
     """
     db.session.connection()
 

@@ -104,11 +104,12 @@ class Podman:
         except OSError as error:
             pytest.skip(f"no control groups for containers here: {error}")
         # A /dev/null of its own: Podman changes its owner to the user of a container.
-        mount = """
+        (folder / "dev").mkdir()
+        mount = f"""
             mount -t cgroup2 cgroup2 /sys/fs/cgroup
-            mount -t tmpfs tmpfs /mnt
-            mknod -m 666 /mnt/null c 1 3
-            mount --bind /mnt/null /dev/null
+            mount -t tmpfs tmpfs {folder}/dev
+            mknod -m 666 {folder}/dev/null c 1 3
+            mount --bind {folder}/dev/null /dev/null
             echo ready
             exec sleep infinity
         """

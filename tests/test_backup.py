@@ -267,6 +267,24 @@ def test_a_file_that_cannot_be_restored_changes_nothing(
     assert not list(database.parent.glob(".*.part"))
 
 
+def test_a_restore_for_which_there_is_no_space_changes_nothing(flask, file_app, database, backup):
+    flask("db-backup", backup)
+    fill(backup, 2)
+    register_user(file_app.test_client(), "bob")
+
+    def limit(connection, _):  # as if the disk were full; a page has 4 KiB
+        connection.execute("PRAGMA max_page_count = 100")
+
+    with file_app.app_context():
+        db.engine.dispose()
+        sa.event.listen(db.engine, "connect", limit)
+    output = flask("db-restore", backup, "--yes", fails=True)
+    assert output == (
+        f"Error: cannot write {database}: database or disk is full; nothing is changed\n"
+    )
+    assert usernames(database) == {"susan", "bob"}
+
+
 def test_a_backup_of_an_older_schema_is_restored_with_a_hint(flask, file_app, database, backup):
     flask("db-backup", backup)
     execute(backup, "UPDATE alembic_version SET version_num = '0003'")

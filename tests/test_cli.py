@@ -340,7 +340,7 @@ def test_standard_input_and_output_that_cannot_be_used_are_one_line(config_class
 
     def flask(command):
         ended = subprocess.run(
-            ["sh", "-c", f"{sys.executable} -m flask --app microblog_api {command}"],
+            ["sh", "-c", f'"$0" -m flask --app microblog_api {command}', sys.executable],
             cwd=ROOT,
             env=environment,
             stderr=subprocess.PIPE,
@@ -350,7 +350,7 @@ def test_standard_input_and_output_that_cannot_be_used_are_one_line(config_class
         return ended.returncode, ended.stderr.splitlines()[-1], len(ended.stderr.splitlines())
 
     reason = "No space left on device"
-    text = f"Error: cannot write the output: {reason}"
+    text = f"Error: cannot read or write: {reason}; a change may have been made"
     assert flask("users list > /dev/full") == (1, text, 1)
     text = f"Error: the token was created, but cannot be written: {reason}; revoke it with --name"
     assert flask("tokens create alice t --scope read > /dev/full") == (1, text, 2)  # and audit

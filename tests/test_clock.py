@@ -168,7 +168,8 @@ def asked(app, monkeypatch):
 
         monkeypatch.setattr(f"{module}.utc_now", now)
 
-    for module in ("app.models.outgoing_mail", "app.mail.outbox", "app.cli.tokens"):
+    modules = ("app.models.outgoing_mail", "app.mail.outbox", "app.mail.links", "app.cli.tokens")
+    for module in modules:
         watch(module)
     return asked
 
@@ -184,6 +185,19 @@ def test_a_mail_is_claimed_and_tried_again_at_the_time_of_the_database(app, alic
 def test_a_link_for_a_new_password_is_due_at_the_time_of_the_database(client, asked):
     answer = client.post("/api/tokens/reset", json={"email": "alice@example.com"})
     assert (answer.status_code, asked) == (202, {"app.mail.outbox"})
+
+
+@pytest.mark.parametrize("kind", ["reset", "verification"])
+def test_a_link_is_good_by_the_time_of_the_database(client, alice, mailbox, asked, kind):
+    body = {"token": mailbox.token()}
+    method, path = "POST", "/api/email-verifications"
+    if kind == "reset":
+        client.post("/api/tokens/reset", json={"login": "alice"})
+        body = {"token": mailbox.token(), "new_password": "another one"}
+        method, path = "PUT", "/api/tokens/reset"
+    asked.clear()
+    assert client.open(path, method=method, json=body).status_code == 204
+    assert "app.mail.links" in asked
 
 
 @pytest.mark.parametrize("command", ["prune", "doctor"])

@@ -412,7 +412,7 @@ def test_root_does_not_write_the_secret_key_through_a_link(tmp_path, monkeypatch
     other = tmp_path / "other"
     other.write_text("not a key")
 
-    def replace_by_link(draft):  # as the account can to which it was given
+    def replace_by_link(draft, _descriptor):  # as the account can to which it was given
         draft.unlink()
         draft.symlink_to(other)
 

@@ -185,6 +185,9 @@ def test_trusted_hosts_and_the_host_of_a_request_may_be_in_capitals(client_of):
     for host in ("api.example.COM", "xn--bcher-kva.example:8000", "One.example.org"):
         assert client.get("/api/users", headers={"Host": host}).status_code == 401
     assert client.get("/api/users", headers={"Host": "evil.example.com"}).status_code == 400
+    client = client_of(TRUSTED_HOSTS="API.example.com")
+    for host, status in (("api.example.com", 401), ("evil.example.com", 400)):
+        assert client.get("/api/users", headers={"Host": host}).status_code == status
 
 
 @pytest.mark.parametrize("path", ["//api/users", "//livez", "///", "//docs"])

@@ -38,7 +38,7 @@ def try_password(user: User | None, readings: list[str], account: str = "") -> b
 
     Args:
         user: `None` if there is no such user, which takes as long.
-        readings: of the password from the client; all of them are one try.
+        readings: possible decodings of the password; charged as one attempt.
         account: the name that was given, to charge where there is no user.
 
     Raises:

@@ -16,7 +16,7 @@ login = click.argument("user")
 
 
 class DatabaseCommand(click.Command):
-    """A command that says in one line that the database or the output cannot be used."""
+    """A command that says in one line that the database, input or output cannot be used."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -24,7 +24,8 @@ class DatabaseCommand(click.Command):
         except OSError as error:
             if error.filename is not None or error.errno == errno.EPIPE:  # Click ends with that
                 raise
-            raise click.ClickException(f"cannot write the output: {error.strerror}") from None
+            text = f"cannot read or write: {error.strerror or error}; a change may have been made"
+            raise click.ClickException(text) from None
         except sa.exc.SQLAlchemyError as error:
             reason = str(error.__cause__ or error)
             if _lacks_a_table(error):

@@ -174,6 +174,9 @@ def write_into_database(copy: Path) -> None:
             source.backup(driver_of(connection), progress=stop_if_locked)
     except sa.exc.OperationalError:
         raise
+    except sqlite3.OperationalError as error:  # a full disk
+        text = f"cannot write {db.engine.url.database}: {error}; nothing is changed"
+        raise click.ClickException(text) from None
     except (sa.exc.DatabaseError, sqlite3.Error) as error:
         reason = getattr(error, "orig", error)
         text = f"cannot replace {db.engine.url.database}: {reason}; stop the server, "

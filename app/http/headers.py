@@ -106,7 +106,8 @@ def init_app(app: Flask) -> None:
     app.session_interface = _Sessions()
     hosts = app.config["TRUSTED_HOSTS"]
     if hosts is not None:
-        app.config["TRUSTED_HOSTS"] = [name.lower() for name in hosts]
+        names = [hosts] if isinstance(hosts, str) else hosts  # Werkzeug takes one name as well
+        app.config["TRUSTED_HOSTS"] = [name.lower() for name in names]
     app.url_value_preprocessor(_refuse_slashes)  # before the metrics note its route
     app.before_request(_refuse_tokens_in_query)
     origins = app.config["CORS_ORIGINS"]

@@ -144,7 +144,7 @@ class Folder:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=0o600)
             with os.fdopen(descriptor, "wb") as opened:
                 opened.write(bytes(message))
-            give_to_owner_of_folder(part)
+                give_to_owner_of_folder(part, descriptor)
             part.rename(file)
             for old in sorted(self._path.glob("*.eml"))[:-MOST_FILES]:
                 old.unlink(missing_ok=True)

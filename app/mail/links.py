@@ -14,6 +14,7 @@ from flask import current_app
 from itsdangerous import BadSignature, TimestampSigner, URLSafeTimedSerializer
 
 from app.clock import utc_now
+from app.extensions import use_database_time
 from app.models import User
 
 
@@ -69,6 +70,7 @@ def user_of(purpose: Purpose, token: str) -> User:
     except BadSignature:
         raise InvalidLinkError from None
     # Not by `max_age`, which takes a link of a clock that is a second ahead for an expired one.
+    use_database_time()
     if utc_now() > made_at + timedelta(seconds=seconds_of(purpose)):
         raise ExpiredLinkError
     user = User.find(id)

@@ -95,7 +95,7 @@ def find_match(
     before: Callable[[], None] = lambda: None,
     on_match: Callable[[], None] = lambda: None,
 ) -> str | None:
-    """Return that of `readings` which is the password that was hashed; `None` if none is.
+    """Return the reading of a password that matches the hash; `None` if none does.
 
     Reads Argon2 and, for the users of an imported database, Werkzeug's scrypt and
     pbkdf2. A missing hash takes as long as a wrong password, so that the time does

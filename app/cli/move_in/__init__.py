@@ -16,7 +16,7 @@ from app.cli.move_in.copying import BATCH, Part, Sum, copy, empty, sums_of
 from app.cli.move_in.databases import Source, analyze, open_source, open_target
 from app.cli.move_in.sequences import copy_sequences
 from app.cli.move_in.target import refuse_if_used
-from app.extensions import db
+from app.extensions import db, use_database_time
 from app.models import recount
 
 
@@ -39,6 +39,8 @@ def command(source: str, resolve: Path | None, *, is_copied: bool, leave_out: bo
     copy was interrupted, or the source has changed, run the command again.
     """
     with open_source(source) as opened, open_target() as target:
+        use_database_time()  # which says what tokens are live
+        db.session.rollback()
         parts = parts_of(opened, resolve)
         refuse_if_used(parts, target)
         refused = check(parts)

@@ -84,14 +84,14 @@ def _is_target(url: sa.URL) -> bool:
     if url.get_backend_name() == "sqlite":
         paths = [Path(each.database or "") for each in (url, own)]
         return all(path.is_file() for path in paths) and paths[0].samefile(paths[1])
-    names = [(each.host, each.port or 5432, each.database) for each in (url, own)]
-    return names[0] == names[1] and url.query.get("host") == own.query.get("host")
+    one, other = ((each.host, each.port or 5432, each.database, each.query) for each in (url, own))
+    return one == other  # a miss would do no harm: nothing would be changed
 
 
 def _connect(engine: sa.Engine, shown: str) -> sa.Connection:
     try:
         return engine.connect()
-    except TypeError as error:  # an option that the driver does not know
+    except (TypeError, OSError) as error:  # an option that the driver does not know; its file
         raise click.ClickException(f"cannot read {shown}: {error}") from None
 
 
