@@ -226,6 +226,7 @@ def test_while_the_mail_server_is_away_requests_are_as_fast_and_nothing_is_lost(
     until(lambda: any("mail is sent again" in line for line in server.output))
 
 
+@pytest.mark.alone  # measures how long requests take
 def test_a_slow_mail_server_slows_down_no_request_and_gets_each_mail_once(smtp, start, database):
     smtp.behave(delay=30)
     server = start(smtp)
@@ -234,7 +235,7 @@ def test_a_slow_mail_server_slows_down_no_request_and_gets_each_mail_once(smtp, 
         begin = time.monotonic()
         server.request("POST", "/api/users", json_body=json_of(f"user{number}"))
         times.append(time.monotonic() - begin)
-    assert max(times) < 15  # with the tests that run beside it
+    assert max(times) < 5
     # Longer than a claim lasts: another sender would get the first mail, if it were not extended.
     time.sleep(100)
     assert [attempts for (attempts,) in waiting(database, "attempts")] == [1] + 19 * [0]

@@ -69,8 +69,8 @@ def user_of(purpose: Purpose, token: str) -> User:
         (id, fingerprint), made_at = _serializer(purpose).loads(token, return_timestamp=True)
     except BadSignature:
         raise InvalidLinkError from None
-    # Not by `max_age`, which takes a link of a clock that is a second ahead for an expired one.
     use_database_time()
+    # Not by `max_age`, which takes a link of a clock that is a second ahead for an expired one.
     if utc_now() > made_at + timedelta(seconds=seconds_of(purpose)):
         raise ExpiredLinkError
     user = User.find(id)
